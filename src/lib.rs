@@ -8,10 +8,10 @@
 //!
 //! A request ([`job::JobRequest`]) is submitted as a row ([`database`]), and its id is put into a queue ([`queue`]). A
 //! worker ([`worker`]) takes the id and claims the row. It reads the pictures that the request names ([`store`]) and
-//! decodes them under limits ([`image`]). It passes them to the engine ([`engine`]), which has one thread for each device
-//! and runs the library's pipeline there. It encodes the layers as PNGs and writes them into the store, then the manifest
-//! that names them. It changes the row to `succeeded` and acknowledges the delivery. `worker/run.rs` has this path, in
-//! this order, on one screen; `worker/consumer_loop.rs` runs it for every delivery.
+//! decodes them under limits ([`image`]). It passes them to the engine ([`engine`]), which has one thread for each
+//! device and runs the library's pipeline there. It encodes the layers as PNGs and writes them into the store, then the
+//! manifest that names them. It changes the row to `succeeded` and acknowledges the delivery. `worker/run.rs` has this
+//! path, in this order, on one screen; `worker/consumer_loop.rs` runs it for every delivery.
 //!
 //! ```text
 //! message -> claim    -> fetch -> decode -> [text encoder -> denoise -> VAE] -> PNGs  -> manifest -> row      -> ack
@@ -32,8 +32,9 @@
 //! # Dependencies
 //!
 //! `main -> cli -> app -> {http, worker} -> {queue, database, store, image, engine} -> job`, `http -> ui`,
-//! `{app, store, http} -> egress`, `{app, worker, queue, store} -> retry`, `{app, http, worker, queue, telemetry} ->
-//! trace`, `config -> job`. The stages do not know each other; only the worker combines them. Only [`config`] reads configuration files and the environment. `tests/it/architecture.rs`
+//! `{app, store, http} -> egress`, `{app, worker, queue, store} -> retry`,
+//! `{app, http, worker, queue, telemetry} -> trace`, `config -> job`. The stages do not know each other; only the
+//! worker combines them. Only [`config`] reads configuration files and the environment. `tests/it/architecture.rs`
 //! checks all of this. The library is a separate crate without a runtime, a database or settings.
 
 // All unsafe code is in crates/qwen-image. Text for people goes through `cli::output`.

@@ -1,4 +1,5 @@
-//! The backoff of all retries: one rule, with different numbers.
+//! The backoff of all retries: one rule, with different numbers. The library's downloads follow the same rule with code
+//! of their own (`hub/retry.rs`), because sharing it would put backon's types into the library's public API.
 
 use std::time::Duration;
 

@@ -9,20 +9,17 @@ mod files;
 mod tests;
 mod unpack;
 
-use std::{
-    fmt::Write,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use qwen_image::hub::{Carried, HubError, Small};
+use qwen_image::hub::{EmbeddedModels, HubError, Small};
 use sha2::{Digest, Sha256};
 
 use files::File;
 
 /// None if this build includes no models.
-pub fn carried(cache: Option<PathBuf>) -> Option<Carried> {
+pub fn embedded(cache: Option<PathBuf>) -> Option<EmbeddedModels> {
     let unpack = |which, cache: Option<&Path>| into_cache(cache, which, &files::of(which));
-    files::ARE_HERE.then_some(Carried { cache, unpack })
+    files::ARE_HERE.then_some(EmbeddedModels { cache, unpack })
 }
 
 fn into_cache(cache: Option<&Path>, small: Small, files: &[File<'_>]) -> Result<PathBuf, HubError> {
@@ -45,8 +42,5 @@ fn digest(files: &[File<'_>]) -> String {
         hash.update((file.bytes.len() as u64).to_le_bytes());
         hash.update(file.bytes);
     }
-    hash.finalize().iter().take(8).fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hex::encode(&hash.finalize()[..8])
 }

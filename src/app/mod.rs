@@ -13,11 +13,11 @@ mod worker;
 
 pub use crate::http::NestedResult;
 pub use error::StartError;
-pub use models::{edit_model, engine_config, model, surroundings};
+pub use models::{edit_model, engine_config, model, small_model_paths};
 pub use open_files::raise as raise_open_files;
-pub use run_one::Embedded;
+pub use run_one::EmbeddedApp;
 pub use server::serve_api;
 pub use submitter::Submitter;
 pub use traces::start_traces;
-pub use wiring::{database_url, look_at_jobs, migrated_job_store, queue, stores};
+pub use wiring::{database_url, inspect_jobs, migrated_job_store, queue, stores};
 pub use worker::work;

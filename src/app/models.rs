@@ -2,7 +2,7 @@
 
 use qwen_image::{
     Conditioning, CpuOffload, DeviceChoice, Limits, Lora, PipelineKind, PipelineOptions,
-    hub::{self, HubConfig, ModelRef, Small, Surroundings},
+    hub::{self, HubConfig, ModelRef, Small, SmallModelPaths},
     pipeline::Constants,
 };
 
@@ -73,18 +73,21 @@ pub fn edit_model(loaded: &LoadedConfig) -> Result<ModelRef, JobError> {
 }
 
 fn small(loaded: &LoadedConfig, which: Small) -> ModelRef {
-    ModelRef::Small { which, around: surroundings(loaded) }
+    ModelRef::Small { which, paths: small_model_paths(loaded) }
 }
 
 /// Where to look for the small checkpoints, the program itself last.
-pub fn surroundings(loaded: &LoadedConfig) -> Surroundings {
-    let carried = embedded_models::carried(loaded.cache_dir.clone());
-    Surroundings { carried, ..loaded.surroundings.clone() }
+pub fn small_model_paths(loaded: &LoadedConfig) -> SmallModelPaths {
+    let embedded = embedded_models::embedded(loaded.cache_dir.clone());
+    SmallModelPaths { embedded, ..loaded.surroundings.clone() }
 }
 
 /// What the API says about the models: a function, because they may be downloaded while the server runs. `works`: this
 /// process runs jobs, so that a model that is not here is not available.
-pub fn look(loaded: &LoadedConfig, works: bool) -> Result<impl Fn() -> ServerModels + Send + Sync + use<>, JobError> {
+pub fn server_models(
+    loaded: &LoadedConfig,
+    works: bool,
+) -> Result<impl Fn() -> ServerModels + Send + Sync + use<>, JobError> {
     let (decompose, edit) = (model(loaded)?, edit_model(loaded)?);
     let (hub, device) = (loaded.hub.clone(), loaded.config.qwen_image.device.to_string());
     Ok(move || ServerModels {
@@ -104,11 +107,11 @@ fn shown(hub: &HubConfig, model: &ModelRef, pipeline: PipelineKind, works: bool)
         ModelRef::Hub { .. } => (model.to_string(), false),
     };
     let mut model = model.clone();
-    if let ModelRef::Small { around, .. } = &mut model
+    if let ModelRef::Small { paths, .. } = &mut model
         && !works
     {
         // A process that runs no jobs does not unpack the built-in models.
-        around.carried = None;
+        paths.embedded = None;
     }
     let constants = hub::find_local(hub, &model, &hub::diffusers_files)
         .and_then(|folder| Constants::load(&folder, pipeline, Conditioning::default()).ok());

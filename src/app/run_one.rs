@@ -15,14 +15,14 @@ use crate::{
 };
 
 /// Everything in one process: SQLite, a folder, the queue in memory, the engine.
-pub struct Embedded {
+pub struct EmbeddedApp {
     pub worker: Worker,
     /// Who runs the command.
     pub actor: Actor,
     queue: EmbeddedQueue,
 }
 
-impl Embedded {
+impl EmbeddedApp {
     /// Opens all parts; the engine's models stay unloaded until the first job that needs them.
     pub async fn open(loaded: &LoadedConfig) -> Result<Self, JobError> {
         let config = &loaded.config;

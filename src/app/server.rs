@@ -17,10 +17,10 @@ use crate::{
     database::JobStore,
     egress::WebhookPolicy,
     http::{
-        self, Api, ApiToken, ApiTokens, Defaults, Dispatcher, NamedToken, Parts, Probes, Role, SINGLE_TOKEN, Server,
-        ServerMode, Settings, WebhookSecret,
+        self, Api, ApiParts, ApiToken, ApiTokens, Defaults, Dispatcher, HttpSettings, NamedToken, Probes, Role,
+        SINGLE_TOKEN, Server, ServerMode, WebhookSecret,
     },
-    image::Limits,
+    image::DecodeLimits,
     job::EditParams,
     store::Trust,
     telemetry::Metrics,
@@ -47,7 +47,7 @@ pub async fn serve_api(
     worker::describe();
     http::describe();
     let server = bind(loaded).await?;
-    let models = super::models::look(loaded, works)?;
+    let models = super::models::server_models(loaded, works)?;
 
     let stores = wiring::stores(config, Trust::Submitted)?;
     let queue = wiring::queue(config)?;
@@ -73,7 +73,7 @@ pub async fn serve_api(
     let broken = working.as_ref().map(|worker| worker.broken.clone()).unwrap_or_default();
     let liveness = Liveness::of(&queue);
     let probed = stores.clone();
-    let api = Api::new(Parts {
+    let api = Api::new(ApiParts {
         settings,
         models: Arc::new(models),
         jobs: jobs.clone(),
@@ -160,7 +160,7 @@ async fn bind(loaded: &LoadedConfig) -> Result<Server, StartError> {
     Ok(server)
 }
 
-fn settings(loaded: &LoadedConfig, embedded: bool, works: bool) -> Result<Settings, StartError> {
+fn settings(loaded: &LoadedConfig, embedded: bool, works: bool) -> Result<HttpSettings, StartError> {
     let (config, http) = (&loaded.config, &loaded.config.http);
     let webhook_secret = match &http.webhook_secret {
         Some(secret) => Some(
@@ -171,7 +171,7 @@ fn settings(loaded: &LoadedConfig, embedded: bool, works: bool) -> Result<Settin
     };
     http.check_tokens().map_err(|(setting, reason)| StartError::setting(setting, reason))?;
     check_origins(&http.cors_origins)?;
-    Ok(Settings {
+    Ok(HttpSettings {
         tokens: tokens(http),
         hosts: http.hosts.clone(),
         cors_origins: http.cors_origins.clone(),
@@ -182,7 +182,7 @@ fn settings(loaded: &LoadedConfig, embedded: bool, works: bool) -> Result<Settin
         webhook_secret,
         webhook_policy: WebhookPolicy::new("http.webhook_allow", &http.webhook_allow, wiring::private_cas(config)?)?,
         webhook_retry: http.webhook_retry(),
-        limits: Limits::from(&config.image),
+        limits: DecodeLimits::from(&config.image),
         http_inputs: config.store.http_inputs,
         defaults: defaults(loaded),
         mode: if embedded { ServerMode::Embedded } else { ServerMode::Service },

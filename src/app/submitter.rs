@@ -46,9 +46,9 @@ impl Submitter {
     }
 
     /// For commands that tell what submitting would do: nothing is created or migrated.
-    pub async fn to_foresee(loaded: &LoadedConfig) -> Result<Self, JobError> {
+    pub async fn for_dry_run(loaded: &LoadedConfig) -> Result<Self, JobError> {
         let stores = wiring::stores(&loaded.config, Trust::Local)?;
-        Self::with(loaded, stores, wiring::jobs_to_foresee(&loaded.config).await?)
+        Self::with(loaded, stores, wiring::jobs_for_dry_run(&loaded.config).await?)
     }
 
     fn with(loaded: &LoadedConfig, stores: Stores, jobs: JobStore) -> Result<Self, JobError> {

@@ -10,10 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{self, BucketOptions, Config, ImageLimits, LoadedConfig, PathStyleSetting},
-    database::{self, Actor, DatabaseOptions, DispatchRules, JobStore, Looked, OutboxMode, Window},
+    database::{self, Actor, DatabaseOptions, DispatchRules, Inspected, JobStore, OutboxMode, Window},
     egress::PrivateCas,
     engine::Engine,
-    image::Limits,
+    image::DecodeLimits,
     job::JobError,
     queue::{EmbeddedQueue, Queue, RabbitOptions, RabbitQueue, TlsFiles},
     store::{
@@ -105,11 +105,12 @@ pub async fn migrated_job_store(config: &Config) -> Result<JobStore, JobError> {
 }
 
 /// What the job database has; nothing is created or migrated.
-pub async fn look_at_jobs(config: &Config) -> Result<Looked, JobError> {
-    JobStore::look(&database_url(config)?, outbox_mode(config), &database_options(config)?).await
+pub async fn inspect_jobs(config: &Config) -> Result<Inspected, JobError> {
+    JobStore::inspect(&database_url(config)?, outbox_mode(config), &database_options(config)?).await
 }
 
-/// The job database for commands that only read: it is neither created nor migrated. Also a remark, if it does not exist.
+/// The job database for commands that only read: it is neither created nor migrated. Also a remark, if it does not
+/// exist.
 pub(super) async fn jobs_to_read(config: &Config) -> Result<(JobStore, Option<String>), JobError> {
     match jobs_that_exist(config).await? {
         (Some(jobs), _) => Ok((jobs, None)),
@@ -125,7 +126,7 @@ pub(super) async fn jobs_to_read(config: &Config) -> Result<(JobStore, Option<St
 
 /// The job database for commands that tell what submitting would do: it is neither created nor migrated. Submitting
 /// would create it, so that it does not exist is no error.
-pub(super) async fn jobs_to_foresee(config: &Config) -> Result<JobStore, JobError> {
+pub(super) async fn jobs_for_dry_run(config: &Config) -> Result<JobStore, JobError> {
     match jobs_that_exist(config).await? {
         (Some(jobs), _) => Ok(jobs),
         (None, url) => no_jobs(config, Path::new(&url.to_string())).await,
@@ -134,10 +135,10 @@ pub(super) async fn jobs_to_foresee(config: &Config) -> Result<JobStore, JobErro
 
 async fn jobs_that_exist(config: &Config) -> Result<(Option<JobStore>, database::DatabaseUrl), JobError> {
     let url = database_url(config)?;
-    match look_at_jobs(config).await? {
-        Looked::Tables(jobs) => Ok((Some(jobs), url)),
-        Looked::Nothing(_) => Ok((None, url)),
-        Looked::Older { has, needs } => Err(JobError::database(format!(
+    match inspect_jobs(config).await? {
+        Inspected::Tables(jobs) => Ok((Some(jobs), url)),
+        Inspected::Nothing(_) => Ok((None, url)),
+        Inspected::Older { has, needs } => Err(JobError::database(format!(
             "{url}: has schema {has}, and this version needs schema {needs}; this command changes no tables, so run \
              `acetate migrate` first"
         ))),
@@ -177,7 +178,7 @@ pub fn queue(config: &Config) -> Result<Queue, JobError> {
     Ok(Queue::Rabbit(RabbitQueue::new(url.reveal(), options)?))
 }
 
-impl From<&ImageLimits> for Limits {
+impl From<&ImageLimits> for DecodeLimits {
     fn from(settings: &ImageLimits) -> Self {
         let ImageLimits { max_width, max_height, max_pixels, max_bytes, max_memory } = *settings;
         Self { max_width, max_height, max_pixels, max_bytes, max_memory }
@@ -274,7 +275,7 @@ fn options(config: &Config, results: ResultPlacement) -> Result<WorkerOptions, J
             base: Duration::from_secs_f64(worker.retry_base_seconds),
             longest: Duration::from_secs_f64(worker.retry_longest_seconds),
         },
-        limits: Limits::from(&config.image),
+        limits: DecodeLimits::from(&config.image),
         results,
         slots: worker.slots as usize,
         affinity: config.queue.affinity(),
@@ -316,6 +317,6 @@ mod tests {
         let environment = Environment::from_pairs([("HOME", "/home/me")]);
         let sources = Sources { file: Some("/dev/null".into()), environment, ..Sources::default() };
         let config = load(&sources).unwrap().config;
-        assert_eq!(Limits::from(&config.image), Limits::default());
+        assert_eq!(DecodeLimits::from(&config.image), DecodeLimits::default());
     }
 }

@@ -36,11 +36,11 @@ enum AuditCommand {
     ///
     /// An action on a whole batch is one entry. Entries are kept for audit.keep_days.
     #[command(after_help = EXAMPLES)]
-    List(ListArgs),
+    List(AuditListArgs),
 }
 
 #[derive(Debug, Args)]
-struct ListArgs {
+struct AuditListArgs {
     /// Only since this time (2026-11-28T12:00:00Z) or within this age (30d, 12h, 90m, 45s)
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     since: Option<Since>,
@@ -92,8 +92,8 @@ impl AuditArgs {
     }
 }
 
-async fn list(submitter: &Submitter, args: ListArgs) -> Result<(), Failure> {
-    let ListArgs { since, actor, action, job, batch, limit, after, json } = args;
+async fn list(submitter: &Submitter, args: AuditListArgs) -> Result<(), Failure> {
+    let AuditListArgs { since, actor, action, job, batch, limit, after, json } = args;
     let since = match since {
         Some(Since::Time(at)) => Some(at),
         // By the database's clock, because that of this machine may be wrong.

@@ -61,7 +61,7 @@ impl ConfigArgs {
 /// A folder or a hub id, as for `--model`.
 fn name_of(model: ModelRef) -> Result<String, JobError> {
     match model {
-        ModelRef::Small { which, around } => Ok(around.find(which)?.display().to_string()),
+        ModelRef::Small { which, paths } => Ok(paths.find(which)?.display().to_string()),
         ModelRef::Folder(_) | ModelRef::Hub { .. } => Ok(model.to_string()),
     }
 }

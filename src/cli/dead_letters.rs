@@ -40,7 +40,7 @@ pub struct DeadLettersArgs {
 enum DeadLettersCommand {
     /// List dead letters, oldest first; they stay in the queue
     #[command(after_help = LIST_EXAMPLES)]
-    List(ListArgs),
+    List(DeadLetterListArgs),
     /// Show one dead letter: its reason, headers and body
     #[command(after_help = "Example:\n  acetate dead-letters show 1")]
     Show(ShowArgs),
@@ -49,14 +49,14 @@ enum DeadLettersCommand {
     /// Each is removed once RabbitMQ has confirmed its copy. A crash in between leaves two copies, which is harmless:
     /// the same id is the same job.
     #[command(after_help = RETRY_EXAMPLES)]
-    Retry(RetryArgs),
+    Retry(DeadLetterRetryArgs),
     /// Delete dead letters for good
     #[command(after_help = DROP_EXAMPLES)]
     Drop(DropArgs),
 }
 
 #[derive(Debug, Clone, Args)]
-struct Filter {
+struct FilterArgs {
     /// Only those from the queue of this kind: decompose, edit, composite or workflow
     #[arg(long)]
     kind: Option<JobKind>,
@@ -66,9 +66,9 @@ struct Filter {
 }
 
 #[derive(Debug, Args)]
-struct ListArgs {
+struct DeadLetterListArgs {
     #[command(flatten)]
-    filter: Filter,
+    filter: FilterArgs,
     /// The maximum number of dead letters to list
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     limit: u32,
@@ -88,7 +88,7 @@ struct ShowArgs {
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-struct Named {
+struct DeadLetterNames {
     /// Their ids, positions in the list, or the ids of their jobs
     id: Vec<DeadLetterName>,
     /// All, or all that --kind and --reason choose
@@ -98,20 +98,20 @@ struct Named {
 
 /// Some by name, or all that match.
 #[derive(Debug, Args)]
-struct Which {
+struct DeadLetterChoice {
     #[command(flatten)]
-    named: Named,
+    named: DeadLetterNames,
     #[command(flatten)]
-    filter: Filter,
+    filter: FilterArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Debug, Args)]
-struct RetryArgs {
+struct DeadLetterRetryArgs {
     #[command(flatten)]
-    which: Which,
+    which: DeadLetterChoice,
     /// Publish them as jobs of this kind, instead of their original one
     #[arg(long, value_name = "KIND")]
     to: Option<JobKind>,
@@ -123,13 +123,13 @@ struct RetryArgs {
 #[derive(Debug, Args)]
 struct DropArgs {
     #[command(flatten)]
-    which: Which,
+    which: DeadLetterChoice,
     /// Do not ask
     #[arg(long)]
     yes: bool,
 }
 
-impl Filter {
+impl FilterArgs {
     fn with(self, names: Vec<DeadLetterName>) -> DeadLetterFilter {
         DeadLetterFilter { names, kind: self.kind, reason: self.reason, only: None }
     }
@@ -173,7 +173,7 @@ impl DeadLettersArgs {
     }
 }
 
-async fn list(queue: &Queue, args: ListArgs) -> Result<(), Failure> {
+async fn list(queue: &Queue, args: DeadLetterListArgs) -> Result<(), Failure> {
     let page = queue.dead_letters(&args.filter.with(Vec::new()), args.limit).await?;
     if args.json {
         return output::json(&json!({ "total": page.total, "dead_letters": page.letters, "more": page.more }));
@@ -280,7 +280,7 @@ async fn handle(
     global: &GlobalArgs,
     queue: &Queue,
     submitter: &Submitter,
-    which: &Which,
+    which: &DeadLetterChoice,
     filter: DeadLetterFilter,
     action: DeadLetterAction,
 ) -> Result<(), Failure> {

@@ -15,7 +15,7 @@ use super::{Failure, global::GlobalArgs, output, runtime::block_on, what_if};
 use crate::{
     app,
     config::{LoadedConfig, Traces, parse_bytes},
-    database::{DatabaseUrl, JobStore, Looked},
+    database::{DatabaseUrl, Inspected, JobStore},
     job::JobError,
     queue::{EVENTS, MissingRights, Queue},
     store::{Store, Trust},
@@ -47,13 +47,13 @@ fn card(text: &str) -> Result<u64, String> {
 #[derive(Debug, Serialize)]
 struct Check {
     name: &'static str,
-    state: State,
+    state: CheckState,
     text: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum State {
+enum CheckState {
     Ok,
     /// Works, and is probably not what was meant.
     Warning,
@@ -82,16 +82,18 @@ impl DoctorArgs {
             model("edit model", &loaded, app::edit_model(&loaded), PipelineKind::EditPlus),
         ];
         checks.extend(traces(&loaded));
-        let ready = checks.iter().all(|check| matches!(check.state, State::Ok | State::Warning | State::Missing));
+        let ready = checks
+            .iter()
+            .all(|check| matches!(check.state, CheckState::Ok | CheckState::Warning | CheckState::Missing));
         if self.json {
             output::json(&json!({ "ready": ready, "checks": checks }))?;
         } else {
             for check in &checks {
                 let state = match check.state {
-                    State::Ok => "ok",
-                    State::Warning => "warning",
-                    State::Missing | State::Absent => "missing",
-                    State::Broken => "BROKEN",
+                    CheckState::Ok => "ok",
+                    CheckState::Warning => "warning",
+                    CheckState::Missing | CheckState::Absent => "missing",
+                    CheckState::Broken => "BROKEN",
                 };
                 output::line(&format!("{:<11} {state:<8} {}", check.name, check.text))?;
             }
@@ -106,10 +108,12 @@ fn settings(loaded: &LoadedConfig) -> Check {
         None => "the defaults; no file".to_owned(),
     };
     match loaded.remarks.is_empty() {
-        true => Check { name: "settings", state: State::Ok, text },
-        false => {
-            Check { name: "settings", state: State::Warning, text: format!("{text}; {}", loaded.remarks.join("; ")) }
-        }
+        true => Check { name: "settings", state: CheckState::Ok, text },
+        false => Check {
+            name: "settings",
+            state: CheckState::Warning,
+            text: format!("{text}; {}", loaded.remarks.join("; ")),
+        },
     }
 }
 
@@ -117,8 +121,8 @@ fn settings(loaded: &LoadedConfig) -> Check {
 fn traces(loaded: &LoadedConfig) -> Option<Check> {
     let (state, text) = match &loaded.traces {
         Traces::Off => return None,
-        Traces::Unsupported(reason) => (State::Warning, format!("not exported: {reason}")),
-        Traces::Otlp(target) => (State::Ok, format!("exported to the collector in {}", target.variable)),
+        Traces::Unsupported(reason) => (CheckState::Warning, format!("not exported: {reason}")),
+        Traces::Otlp(target) => (CheckState::Ok, format!("exported to the collector in {}", target.variable)),
     };
     Some(Check { name: "traces", state, text })
 }
@@ -126,51 +130,52 @@ fn traces(loaded: &LoadedConfig) -> Option<Check> {
 async fn objects(loaded: &LoadedConfig) -> Check {
     let checked = async {
         let stores = app::stores(&loaded.config, Trust::Local)?;
-        let exists = stores.own().look().await?;
+        let exists = stores.own().inspect().await?;
         // The rules for jobs that others submit; local commands do not need them.
         app::stores(&loaded.config, Trust::Submitted)?;
         Ok(match stores.own() {
             Store::Folder(folder) => {
                 let (root, free) = (folder.root().display(), output::size(folder.free_space()?));
                 match exists {
-                    true => (State::Ok, format!("{root}: can be written to, {free} free")),
+                    true => (CheckState::Ok, format!("{root}: can be written to, {free} free")),
                     false => {
-                        (State::Missing, format!("{root} does not exist yet, {free} free; the first job makes it"))
+                        (CheckState::Missing, format!("{root} does not exist yet, {free} free; the first job makes it"))
                     }
                 }
             }
-            Store::S3(_) => (State::Ok, format!("{}: can write, read and delete", stores.own().root_url())),
+            Store::S3(_) => (CheckState::Ok, format!("{}: can write, read and delete", stores.own().root_url())),
         })
     };
     from_found("results", checked.await)
 }
 
 async fn database(loaded: &LoadedConfig) -> Check {
-    let looked = async {
+    let inspected = async {
         let place = app::database_url(&loaded.config)?;
         // Without tables, the first process makes them, unless that is left to one command.
         let (later, how) = match loaded.config.status.migrate {
             true => (
-                State::Missing,
+                CheckState::Missing,
                 "`acetate migrate` makes or migrates them now, otherwise the next worker, server or submission does",
             ),
-            false => {
-                (State::Absent, "run `acetate migrate`: status.migrate is off, so nothing else makes or migrates them")
-            }
+            false => (
+                CheckState::Absent,
+                "run `acetate migrate`: status.migrate is off, so nothing else makes or migrates them",
+            ),
         };
-        match app::look_at_jobs(&loaded.config).await? {
-            Looked::Tables(jobs) => {
+        match app::inspect_jobs(&loaded.config).await? {
+            Inspected::Tables(jobs) => {
                 let found = rows(&jobs).await;
                 jobs.close().await;
-                Ok((State::Ok, found?))
+                Ok((CheckState::Ok, found?))
             }
-            Looked::Older { has, needs } => {
+            Inspected::Older { has, needs } => {
                 Ok((later, format!("{place}: its tables have schema {has} and must be migrated to {needs}; {how}")))
             }
-            Looked::Nothing(may) => {
+            Inspected::Nothing(may) => {
                 may?;
                 Ok(match place {
-                    DatabaseUrl::Sqlite(path) if later == State::Missing => {
+                    DatabaseUrl::Sqlite(path) if later == CheckState::Missing => {
                         (later, format!("{} does not exist yet; the first job makes it", path.display()))
                     }
                     DatabaseUrl::Sqlite(path) => (later, format!("{} does not exist yet; {how}", path.display())),
@@ -179,7 +184,7 @@ async fn database(loaded: &LoadedConfig) -> Check {
             }
         }
     };
-    from_found("database", looked.await)
+    from_found("database", inspected.await)
 }
 
 /// What is in the tables, and what an operator should know of them.
@@ -206,14 +211,14 @@ async fn queue(loaded: &LoadedConfig) -> Check {
     let asked = async {
         let queue = app::queue(&loaded.config)?;
         let Queue::Rabbit(rabbit) = &queue else {
-            return Ok((State::Ok, "inside the process; set queue.url for RabbitMQ".to_owned()));
+            return Ok((CheckState::Ok, "inside the process; set queue.url for RabbitMQ".to_owned()));
         };
-        let missing = queue.look(QUEUE_TIMEOUT).await?;
+        let missing = queue.missing(QUEUE_TIMEOUT).await?;
         if !missing.is_empty() {
             let what = missing.join(", ");
             let text =
                 format!("{}: the first worker or server declares what does not exist yet: {what}", rabbit.place());
-            return Ok((State::Missing, text));
+            return Ok((CheckState::Missing, text));
         }
         let rights = queue.missing_rights().await?;
         if let Some(MissingRights { needed, command, .. }) = &rights
@@ -227,10 +232,10 @@ async fn queue(loaded: &LoadedConfig) -> Check {
         queue.accepts().await?;
         let text = format!("{}: exchanges and queues exist, messages are accepted", rabbit.place());
         Ok(match rights {
-            None => (State::Ok, text),
+            None => (CheckState::Ok, text),
             Some(MissingRights { useful, command, .. }) => {
                 let may_not = useful.join(", nor ");
-                (State::Warning, format!("{text}; the user may not {may_not}; to allow it: {command}"))
+                (CheckState::Warning, format!("{text}; the user may not {may_not}; to allow it: {command}"))
             }
         })
     };
@@ -282,22 +287,22 @@ fn model(
     match model {
         Err(error) => from_result(name, Err(error)),
         Ok(ModelRef::Folder(folder)) => checkpoint(name, &folder, "", place(loaded, &folder, pipeline)),
-        Ok(ModelRef::Small { which, around }) => match around.find(which) {
+        Ok(ModelRef::Small { which, paths }) => match paths.find(which) {
             Ok(folder) => {
                 let remark = "; the small one, because none is configured";
                 checkpoint(name, &folder, remark, place(loaded, &folder, pipeline))
             }
-            Err(error) => Check { name, state: State::Absent, text: error.to_string() },
+            Err(error) => Check { name, state: CheckState::Absent, text: error.to_string() },
         },
         Ok(ModelRef::Hub { id, .. }) => {
             let cached = hub::list(&loaded.hub).unwrap_or_default();
             let complete = cached.iter().any(|model| model.id == id && model.revisions.iter().any(|r| r.complete));
             if complete {
-                return Check { name, state: State::Ok, text: format!("{id}, downloaded") };
+                return Check { name, state: CheckState::Ok, text: format!("{id}, downloaded") };
             }
             let (state, how) = match loaded.hub.offline {
-                true => (State::Absent, "and the hub is offline"),
-                false => (State::Missing, "`acetate models pull` downloads it now, otherwise the first use does"),
+                true => (CheckState::Absent, "and the hub is offline"),
+                false => (CheckState::Missing, "`acetate models pull` downloads it now, otherwise the first use does"),
             };
             Check { name, state, text: format!("{id} is not downloaded; {how}") }
         }
@@ -310,37 +315,37 @@ fn place(loaded: &LoadedConfig, folder: &Path, pipeline: PipelineKind) -> Result
         return Ok(None);
     }
     let options = app::engine_config(loaded)?.pipeline;
-    Ok(Some(qwen_image::foresee(&options.limits, folder, &options.weight_options(pipeline), pipeline)?))
+    Ok(Some(qwen_image::describe_placement(&options.limits, folder, &options.weight_options(pipeline), pipeline)?))
 }
 
 fn checkpoint(name: &'static str, folder: &Path, remark: &str, place: Result<Option<String>, JobError>) -> Check {
     let report = match check(folder) {
         Ok(report) => report,
-        Err(error) => return Check { name, state: State::Broken, text: error.to_string() },
+        Err(error) => return Check { name, state: CheckState::Broken, text: error.to_string() },
     };
     match report.components.into_iter().find_map(|part| part.error) {
-        Some(error) => Check { name, state: State::Broken, text: error },
+        Some(error) => Check { name, state: CheckState::Broken, text: error },
         None => match place {
             Err(error) => from_result(name, Err(error)),
             Ok(place) => {
                 let place = place.map(|place| format!("; {place}")).unwrap_or_default();
                 let text = format!("{}, {}{remark}{place}", folder.display(), report.pipeline);
-                Check { name, state: State::Ok, text }
+                Check { name, state: CheckState::Ok, text }
             }
         },
     }
 }
 
-fn from_found(name: &'static str, found: Result<(State, String), JobError>) -> Check {
+fn from_found(name: &'static str, found: Result<(CheckState, String), JobError>) -> Check {
     match found {
         Ok((state, text)) => Check { name, state, text },
-        Err(error) => Check { name, state: State::Broken, text: error.to_string() },
+        Err(error) => Check { name, state: CheckState::Broken, text: error.to_string() },
     }
 }
 
 fn from_result(name: &'static str, result: Result<String, JobError>) -> Check {
     match result {
-        Ok(text) => Check { name, state: State::Ok, text },
-        Err(error) => Check { name, state: State::Broken, text: error.to_string() },
+        Ok(text) => Check { name, state: CheckState::Ok, text },
+        Err(error) => Check { name, state: CheckState::Broken, text: error.to_string() },
     }
 }

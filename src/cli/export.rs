@@ -22,7 +22,7 @@ use super::{
 use crate::{
     app::{NestedResult, Submitter},
     config::LoadedConfig,
-    image::{ExportError, ExportFormat, Limits, Sheet, Stack},
+    image::{DecodeLimits, ExportError, ExportFormat, Sheet, Stack},
     job::{BatchId, JobError, JobId, JobState, Manifest},
     store::{ObjectKey, ResultFiles, io_error},
 };
@@ -41,8 +41,8 @@ pub struct ExportLayersArgs {
     /// A job that has succeeded (its id, the beginning of the id, or `last`), or a folder with its result
     #[arg(value_name = "JOB|FOLDER", required_unless_present = "batch", conflicts_with = "batch")]
     source: Option<String>,
-    /// Export all jobs of this batch that have succeeded, each into a file in the folder --out, named after its picture.
-    /// Run again, it writes those that are missing
+    /// Export all jobs of this batch that have succeeded, each into a file in the folder --out, named after its
+    /// picture. Run again, it writes those that are missing
     #[arg(long, value_name = "NAME")]
     batch: Option<BatchId>,
     /// zip, ora (OpenRaster: Krita) or psd (Photoshop, GIMP) [default: the extension of --out; with --batch: psd]
@@ -64,7 +64,7 @@ pub struct ExportLayersArgs {
 
 /// A layer in the `--json` list, back to front.
 #[derive(Serialize)]
-struct Listed<'a> {
+struct ListedLayer<'a> {
     name: &'a str,
     file: &'a str,
     opacity: f32,
@@ -81,7 +81,7 @@ impl ExportLayersArgs {
         let format = self.format()?;
         self.check_out()?;
         let loaded = global.load(Vec::new())?;
-        let limits = Limits::from(&loaded.config.image);
+        let limits = DecodeLimits::from(&loaded.config.image);
         let (manifest, stack) = block_on(self.open(&loaded))?;
         if self.to_stdout() {
             return to_stdout(&stack, format, &limits);
@@ -167,7 +167,7 @@ impl ExportLayersArgs {
         if self.json {
             let listed = |sheet: &Sheet| {
                 let Sheet { name, file, opacity, visible, .. } = sheet;
-                json!(Listed { name, file, opacity: *opacity, visible: *visible })
+                json!(ListedLayer { name, file, opacity: *opacity, visible: *visible })
             };
             return output::json(&json!({
                 "job": manifest.job,
@@ -203,7 +203,7 @@ async fn published(submitter: &Submitter, id: JobId) -> Result<ResultFiles, JobE
 pub async fn write_result(
     files: &ResultFiles,
     format: ExportFormat,
-    limits: &Limits,
+    limits: &DecodeLimits,
     path: &Path,
 ) -> Result<u64, JobError> {
     let stack = Stack::of_result(&files.manifest, files.read_all().await?, None)?;
@@ -211,7 +211,7 @@ pub async fn write_result(
 }
 
 /// The formats need a file that can be written anywhere, so it is made in memory first.
-fn to_stdout(stack: &Stack, format: ExportFormat, limits: &Limits) -> Result<(), Failure> {
+fn to_stdout(stack: &Stack, format: ExportFormat, limits: &DecodeLimits) -> Result<(), Failure> {
     let failed = |error: std::io::Error| io_error(Path::new("standard output"), "write the export", error);
     let bytes = stack.write(format, limits, Cursor::new(Vec::new())).map_err(|error| match error {
         ExportError::Stack(error) => error,
@@ -235,7 +235,7 @@ fn other_than_a_file(path: &Path) -> Option<&'static str> {
 }
 
 /// Writes a temporary file and renames it, so that the file is complete or absent; returns its size in bytes.
-fn write(stack: &Stack, format: ExportFormat, limits: &Limits, path: &Path) -> Result<u64, JobError> {
+fn write(stack: &Stack, format: ExportFormat, limits: &DecodeLimits, path: &Path) -> Result<u64, JobError> {
     let failed = |error: std::io::Error| io_error(path, "write the export", error);
     if let Some(what) = other_than_a_file(path) {
         let reason = format!("{} is {what}, which is never replaced; give the name of a file", path.display());

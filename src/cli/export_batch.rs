@@ -19,7 +19,7 @@ use crate::{
     app::Submitter,
     config::LoadedConfig,
     database::JobRow,
-    image::{ExportFormat, Limits},
+    image::{DecodeLimits, ExportFormat},
     job::{BatchId, InputRef, JobError, JobId, JobState, percent_decoded},
     store::{ObjectKey, ResultFiles},
 };
@@ -58,7 +58,7 @@ async fn all(
     // The names depend on all jobs, so that they stay the same while the batch goes on.
     let mut stems = HashMap::<String, u32>::new();
     each(submitter, batch, |row| *stems.entry(stem(&row)).or_default() += 1).await?;
-    let limits = Limits::from(&loaded.config.image);
+    let limits = DecodeLimits::from(&loaded.config.image);
     let (mut written, mut known, mut failures) = (0_u64, 0_u64, BTreeMap::<String, String>::new());
     let mut sweep = Sweep::start(global, "exporting", summary.in_state(JobState::Succeeded));
     let mut after = None;
@@ -115,13 +115,13 @@ async fn all(
     }
 }
 
-async fn each(submitter: &Submitter, batch: &BatchId, mut look: impl FnMut(JobRow)) -> Result<(), JobError> {
+async fn each(submitter: &Submitter, batch: &BatchId, mut visit: impl FnMut(JobRow)) -> Result<(), JobError> {
     let mut after = None;
     loop {
         let page = submitter.jobs.batch_rows(batch, after, PAGE).await?;
         let Some(last) = page.last() else { return Ok(()) };
         after = Some(last.id());
-        page.into_iter().for_each(&mut look);
+        page.into_iter().for_each(&mut visit);
     }
 }
 
@@ -129,7 +129,7 @@ async fn one(
     submitter: &Submitter,
     row: &JobRow,
     format: ExportFormat,
-    limits: &Limits,
+    limits: &DecodeLimits,
     path: &Path,
 ) -> Result<(), JobError> {
     let Some(result) = &row.published else {

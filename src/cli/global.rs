@@ -14,7 +14,8 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct GlobalArgs {
-    /// Read settings from this file instead of ./acetate.toml, ./config/acetate.toml or the one in your configuration folder
+    /// Read settings from this file instead of ./acetate.toml, ./config/acetate.toml or the one in your configuration
+    /// folder
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Use this profile of the configuration file, on top of its default one

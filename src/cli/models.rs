@@ -55,8 +55,8 @@ enum ModelsCommand {
     /// match. Parts smaller than 1 GiB (as float32) are loaded tensor by tensor, as in a run; for larger parts, only
     /// the number of layers and the main shapes are compared with the configuration.
     ///
-    /// Of a file (.gguf or .safetensors), only the header is read: the kind of model, the types of its tensors, the rank of
-    /// a LoRA, the checkpoint that it belongs to, and the memory that its weights need.
+    /// Of a file (.gguf or .safetensors), only the header is read: the kind of model, the types of its tensors, the
+    /// rank of a LoRA, the checkpoint that it belongs to, and the memory that its weights need.
     #[command(after_help = "Example:\n  acetate models check models/layered-nano")]
     Check {
         /// The folder that contains model_index.json, or a file with weights
@@ -68,8 +68,8 @@ enum ModelsCommand {
     },
     /// Write the transformer or the text encoder of a dense checkpoint as fp8 or GGUF, which need less memory
     ///
-    /// Reads and writes one tensor at a time. An interrupted conversion goes on where it stopped when it is run again; the
-    /// file gets its name when it is complete. Use it with --transformer or --text-encoder.
+    /// Reads and writes one tensor at a time. An interrupted conversion goes on where it stopped when it is run again;
+    /// the file gets its name when it is complete. Use it with --transformer or --text-encoder.
     Convert(ConvertArgs),
 }
 
@@ -151,9 +151,9 @@ struct SmallModel {
 
 fn small(loaded: &LoadedConfig) -> Result<Vec<SmallModel>, JobError> {
     let mut found = Vec::new();
-    let surroundings = app::surroundings(loaded);
+    let small_model_paths = app::small_model_paths(loaded);
     for which in Small::ALL {
-        let Ok(folder) = surroundings.find(which) else { continue };
+        let Ok(folder) = small_model_paths.find(which) else { continue };
         let configured = match which {
             Small::Layered => app::model(loaded),
             Small::Edit => app::edit_model(loaded),

@@ -41,14 +41,14 @@ pub struct ConvertArgs {
     out: PathBuf,
     /// The part of the checkpoint; a text encoder can be written as fp8
     #[arg(long, value_name = "PART", default_value = "transformer")]
-    part: Part,
+    part: ComponentArg,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Part {
+enum ComponentArg {
     Transformer,
     TextEncoder,
 }
@@ -56,8 +56,8 @@ enum Part {
 impl ConvertArgs {
     pub fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
         let component = match self.part {
-            Part::Transformer => Component::Transformer,
-            Part::TextEncoder => Component::TextEncoder,
+            ComponentArg::Transformer => Component::Transformer,
+            ComponentArg::TextEncoder => Component::TextEncoder,
         };
         let bar = (global.progress_style() == ProgressStyle::Bar).then(new_bar);
         let mut told = Instant::now();

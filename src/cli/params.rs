@@ -36,7 +36,7 @@ pub struct DecomposeFlags {
     /// Size of the layers: that of the picture, to which they then compose exactly, or the size that the model works at
     /// [default: source for pictures that are larger than the model's, or of another shape]
     #[arg(long, value_name = "SIZE")]
-    output_size: Option<Size>,
+    output_size: Option<SizeArg>,
     /// Mark the result with quality: low if the composed layers are less true to the picture than this
     /// peak signal-to-noise ratio, 0 to 100
     #[arg(long, value_name = "DB", allow_negative_numbers = true, value_parser = parse_number)]
@@ -67,11 +67,11 @@ impl DecomposeFlags {
 pub struct EditFlags {
     /// Size of the result: that of the last picture, with its exact alpha, or the size that the model works at
     #[arg(long, value_name = "SIZE", default_value = "source")]
-    output_size: Size,
+    output_size: SizeArg,
     /// Whether the outline may change: `keep` leaves the picture's alpha exactly as it is; `grow` finds a new one, for
     /// "Add a shadow", "Make it bigger" or "Remove the background", and takes twice the time
     #[arg(long, value_name = "MODE", default_value = "keep")]
-    alpha: Alpha,
+    alpha: AlphaArg,
     #[command(flatten)]
     place: PlaceFlags,
 }
@@ -91,53 +91,53 @@ struct PlaceFlags {
     feather: Option<u32>,
     /// Without a mask: `auto` finds what changed, and puts the picture's own pixels back everywhere else
     #[arg(long, value_name = "MODE", default_value = "off")]
-    keep_rest: Keep,
+    keep_rest: KeepRestArg,
     /// Measure how far the edited picture moved, and undo up to 3 % of shift and zoom [default: true]
     #[arg(long, value_name = "BOOL")]
     drift_guard: Option<bool>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Alpha {
+enum AlphaArg {
     Keep,
     Grow,
 }
 
-impl From<Alpha> for AlphaMode {
-    fn from(alpha: Alpha) -> Self {
+impl From<AlphaArg> for AlphaMode {
+    fn from(alpha: AlphaArg) -> Self {
         match alpha {
-            Alpha::Keep => Self::Keep,
-            Alpha::Grow => Self::Grow,
+            AlphaArg::Keep => Self::Keep,
+            AlphaArg::Grow => Self::Grow,
         }
     }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Keep {
+enum KeepRestArg {
     Off,
     Auto,
 }
 
-impl From<Keep> for KeepRest {
-    fn from(keep: Keep) -> Self {
+impl From<KeepRestArg> for KeepRest {
+    fn from(keep: KeepRestArg) -> Self {
         match keep {
-            Keep::Off => Self::Off,
-            Keep::Auto => Self::Auto,
+            KeepRestArg::Off => Self::Off,
+            KeepRestArg::Auto => Self::Auto,
         }
     }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Size {
+enum SizeArg {
     Source,
     Model,
 }
 
-impl From<Size> for OutputSize {
-    fn from(size: Size) -> Self {
+impl From<SizeArg> for OutputSize {
+    fn from(size: SizeArg) -> Self {
         match size {
-            Size::Source => Self::Source,
-            Size::Model => Self::Model,
+            SizeArg::Source => Self::Source,
+            SizeArg::Model => Self::Model,
         }
     }
 }
@@ -168,7 +168,7 @@ pub struct WorkflowFlags {
     edits: Vec<(u32, String)>,
     /// Whether edits may change the outlines of their layers, as in `acetate run edit`
     #[arg(long, value_name = "MODE", default_value = "keep")]
-    alpha: Alpha,
+    alpha: AlphaArg,
     #[command(flatten)]
     place: PlaceFlags,
     #[command(flatten)]
@@ -200,9 +200,9 @@ impl WorkflowFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Parameters")]
 pub struct SamplingFlags {
-    /// Defaults for the parameters below: `exact`, as diffusers, 50 steps; `balanced`, the same quality with 40 %
-    /// of the passes; `fast`, nearly the same with a quarter; `lightning`, a LoRA for 4 or 8 passes without guidance, which is loaded if no
-    /// --lora is one
+    /// Defaults for the parameters below: `exact`, as diffusers, 50 steps; `balanced`, the same quality with 40 % of
+    /// the passes; `fast`, nearly the same with a quarter; `lightning`, a LoRA for 4 or 8 passes without guidance,
+    /// which is loaded if no --lora is one
     #[arg(long, value_name = "NAME", value_parser = parse_name::<Preset>)]
     pub preset: Option<Preset>,
     /// Add a LoRA: a .safetensors file, or ORG/NAME:FILE on the hub, and its strength [default: 1]; may be repeated.

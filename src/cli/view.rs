@@ -17,7 +17,7 @@ use crate::{
 
 /// A job, wherever a command prints one as JSON. Fields are only ever added; those that the API has, too, are the same.
 #[derive(Debug, Serialize)]
-pub struct JobView {
+pub struct JobJson {
     pub id: JobId,
     pub kind: JobKind,
     pub state: JobState,
@@ -32,7 +32,7 @@ pub struct JobView {
     pub error: Option<ErrorRecord>,
     /// Address of the manifest; absent until the job has succeeded.
     pub manifest: Option<String>,
-    pub outputs: Vec<OutputView>,
+    pub outputs: Vec<OutputJson>,
     pub cancel_requested: bool,
     /// The request, as in the message.
     pub request: JobRequest,
@@ -64,7 +64,7 @@ pub struct JobView {
 }
 
 #[derive(Debug, Serialize)]
-pub struct OutputView {
+pub struct OutputJson {
     pub name: String,
     pub role: LayerRole,
     /// The number of a layer; absent for files without one.
@@ -90,7 +90,7 @@ pub struct OutputView {
     pub sha256: String,
 }
 
-impl JobView {
+impl JobJson {
     pub fn new(row: JobRow, stores: &Stores) -> Result<Self, JobError> {
         let mut manifest = None;
         let mut outputs = Vec::new();
@@ -100,7 +100,7 @@ impl JobView {
             manifest = Some(store.url(&key));
             for file in &result.files {
                 let url = store.url(&key.sibling(&file.name)?);
-                outputs.push(OutputView {
+                outputs.push(OutputJson {
                     name: file.name.clone(),
                     role: file.role,
                     layer: file.layer(),

@@ -8,7 +8,7 @@ use std::{
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::sync::watch;
 
-use super::{Failure, global::GlobalArgs, jobs::no_such_job, output, progress, view::JobView};
+use super::{Failure, global::GlobalArgs, jobs::no_such_job, output, progress, view::JobJson};
 use crate::{
     app::Submitter,
     database::{BatchSummary, JobRow, Scope},
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// When it is said why a job still waits.
-const PATIENCE: Duration = Duration::from_secs(10);
+const EXPLAIN_AFTER: Duration = Duration::from_secs(10);
 /// The most workers that are named.
 const MOST_NAMED: u32 = 5;
 
@@ -27,7 +27,7 @@ pub async fn job(global: &GlobalArgs, submitter: &Submitter, id: JobId) -> Resul
     let mut changes = submitter.jobs.changes();
     let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
     let mut last = None;
-    let mut look_again = std::pin::pin!(tokio::time::sleep(PATIENCE));
+    let mut explain_later = std::pin::pin!(tokio::time::sleep(EXPLAIN_AFTER));
     let mut explained = false;
     let ended = loop {
         let row = submitter.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
@@ -46,7 +46,7 @@ pub async fn job(global: &GlobalArgs, submitter: &Submitter, id: JobId) -> Resul
                 });
             }
         }
-        if row.state == JobState::Queued && look_again.is_elapsed() && !explained {
+        if row.state == JobState::Queued && explain_later.is_elapsed() && !explained {
             explained = true;
             global.say(&why_it_waits(submitter, &row).await?);
         }
@@ -55,7 +55,7 @@ pub async fn job(global: &GlobalArgs, submitter: &Submitter, id: JobId) -> Resul
         }
         tokio::select! {
             () = changes.wait_for_change() => {}
-            () = &mut look_again, if !explained && !look_again.is_elapsed() => {}
+            () = &mut explain_later, if !explained && !explain_later.is_elapsed() => {}
             _ = &mut stop => {
                 let text = format!("stopped watching; the job continues (stop it: acetate jobs cancel {id})");
                 break Err(Failure::Cancelled(text));
@@ -69,7 +69,7 @@ pub async fn job(global: &GlobalArgs, submitter: &Submitter, id: JobId) -> Resul
 /// What is known about a job that no worker has taken.
 async fn why_it_waits(submitter: &Submitter, row: &JobRow) -> Result<String, JobError> {
     let kind = row.request.task.kind();
-    let wait = PATIENCE.as_secs();
+    let wait = EXPLAIN_AFTER.as_secs();
     if row.available_at > submitter.jobs.now().await? {
         return Ok(format!("it starts at {} at the earliest", row.available_at));
     }
@@ -108,7 +108,7 @@ async fn why_it_waits(submitter: &Submitter, row: &JobRow) -> Result<String, Job
 /// Prints a job that has ended; a job without a result is a failure.
 pub fn report(submitter: &Submitter, row: JobRow, json: bool) -> Result<(), Failure> {
     let (id, state, error) = (row.id(), row.state, row.error.clone());
-    let view = JobView::new(row, &submitter.stores)?;
+    let view = JobJson::new(row, &submitter.stores)?;
     if json {
         output::json(&view)?;
     } else {

@@ -1,7 +1,7 @@
 //! `acetate doctor --vram`: what cards of other sizes would do.
 
 use qwen_image::{
-    PipelineKind, available_memory, foresee_card,
+    PipelineKind, available_memory, estimate_for_gpu,
     hub::{ModelRef, Small},
     human_memory, published_forms,
 };
@@ -33,12 +33,13 @@ pub fn print(loaded: &LoadedConfig, cards: &[u64], as_json: bool) -> Result<(), 
                 ModelRef::Small { .. } | ModelRef::Hub { .. } => continue,
             };
             let files = options.weight_options(pipeline);
-            let made = foresee_card(&options.limits, &folder, &files, pipeline, vram).map_err(JobError::from)?;
+            let made = estimate_for_gpu(&options.limits, &folder, &files, pipeline, vram).map_err(JobError::from)?;
             plans.push(Plan::new(vram, folder.display().to_string(), made));
         }
         for form in published_forms() {
             let made = form.on_card(vram, host);
-            let model = format!("transformer {}, text encoder {}", form.transformer, form.text_encoder);
+            let rounded = if form.rounded_to_fp8 { " with --dtype fp8" } else { "" };
+            let model = format!("transformer {}{rounded}, text encoder {}", form.transformer, form.text_encoder);
             plans.push(Plan::new(vram, model, made));
         }
     }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::between;
+
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Audit {
@@ -13,10 +15,7 @@ pub struct Audit {
 impl Audit {
     /// The first invalid setting, and why it is invalid.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
-        if (1.0..=36_500.0).contains(&self.keep_days) {
-            return Ok(());
-        }
-        Err(("audit.keep_days", format!("{} is not between 1 and 36500 days", self.keep_days)))
+        between("audit.keep_days", self.keep_days, 1.0..=36_500.0, " days")
     }
 
     pub fn keep(&self) -> Duration {

@@ -10,7 +10,7 @@ pub(super) fn credentials_hint(
     read_file: impl Fn(&Path) -> Option<String>,
 ) -> Option<String> {
     let is_set = |name: &str| environment.get(name).is_some();
-    let files = Files::of(environment, read_file);
+    let files = AwsFiles::of(environment, read_file);
     if let Some(profile) = environment.get("AWS_PROFILE") {
         if files.profiles.contains(&profile) {
             return None;
@@ -45,13 +45,13 @@ pub(super) fn credentials_hint(
     })
 }
 
-struct Files {
+struct AwsFiles {
     /// For messages.
     places: String,
     profiles: Vec<String>,
 }
 
-impl Files {
+impl AwsFiles {
     fn of(environment: &Environment, read_file: impl Fn(&Path) -> Option<String>) -> Self {
         let place = |variable: &str, name: &str| {
             let usual = || environment.home().map(|home| home.join(".aws").join(name));

@@ -1,5 +1,5 @@
-//! The one rule for values from variables and for secrets from files: white space at both ends and a byte order mark are
-//! not part of the value, and within it there are no control characters.
+//! The one rule for values from variables and for secrets from files: white space at both ends and a byte order mark
+//! are not part of the value, and within it there are no control characters.
 
 use std::{
     fs::{File, FileType},
@@ -48,7 +48,7 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
     if kind.is_file() { File::open(path) } else { Err(io::Error::other(other_than_a_file(kind))) }
 }
 
-/// Refuses what is there and is not a regular file. That it is missing is told by whoever reads it.
+/// Refuses what is there and is not a regular file. Reading it reports that it is missing.
 pub(super) fn check_regular(path: &Path) -> Result<(), String> {
     match std::fs::metadata(path).map(|metadata| metadata.file_type()) {
         Ok(kind) if !kind.is_file() => Err(format!("{} {}", path.display(), other_than_a_file(kind))),

@@ -3,11 +3,11 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use super::{
-    layers::{ConfigError, current_key, keys, known_key},
+    layers::{ConfigError, current_key, keys, known_key, twice_named},
     nearest::nearest,
     secret_files,
 };
-use qwen_image::hub::Surroundings;
+use qwen_image::hub::SmallModelPaths;
 
 const PREFIX: &str = "ACETATE__";
 
@@ -17,7 +17,7 @@ pub struct Environment {
     variables: BTreeMap<String, String>,
     /// Names whose values are not UTF-8.
     unreadable: Vec<String>,
-    pub(super) surroundings: Surroundings,
+    pub(super) surroundings: SmallModelPaths,
 }
 
 impl Environment {
@@ -25,7 +25,7 @@ impl Environment {
     pub fn of_this_process() -> Self {
         let (executable, current_dir) = (std::env::current_exe().ok(), std::env::current_dir().ok());
         let mut environment =
-            Self { surroundings: Surroundings { executable, current_dir, carried: None }, ..Self::default() };
+            Self { surroundings: SmallModelPaths { executable, current_dir, embedded: None }, ..Self::default() };
         for (name, value) in std::env::vars_os() {
             let Ok(name) = name.into_string() else { continue };
             match value.into_string() {
@@ -87,6 +87,11 @@ impl Environment {
         for name in self.unreadable.iter().filter(|name| name.starts_with(PREFIX)) {
             errors.push(ConfigError::new(name, "its value is not UTF-8"));
         }
+        for (old, new) in twice_named(|key| self.variables.contains_key(&variable(key))) {
+            let (old, new) = (variable(old), variable(new));
+            let reason = format!("{new} is set, too; the first is the earlier name of the second, so unset it");
+            errors.push(ConfigError::new(&old, reason));
+        }
         let mut settings = Vec::new();
         for (name, value) in &self.variables {
             let Some(rest) = name.strip_prefix(PREFIX) else { continue };
@@ -108,11 +113,15 @@ impl Environment {
         let one_underscore = self.variables.keys().filter(|name| !name.starts_with(PREFIX));
         let meant = one_underscore.filter_map(|name| {
             let meant = nearest(name.strip_prefix("ACETATE_")?, keys())?;
-            let variable = format!("{PREFIX}{}", meant.replace('.', "__").to_ascii_uppercase());
-            Some(format!("{name} is not a setting and has no effect; did you mean {variable}?"))
+            Some(format!("{name} is not a setting and has no effect; did you mean {}?", variable(meant)))
         });
         meant.collect()
     }
+}
+
+/// The variable of a setting: `ACETATE__QUEUE__URL` of `queue.url`.
+fn variable(key: &str) -> String {
+    format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase())
 }
 
 /// The owner of this process, whatever the variables say.

@@ -11,7 +11,7 @@ use figment::{
 use super::{
     clean,
     env::Environment,
-    layers::{ConfigError, current_key, is_section, known_key, section_names},
+    layers::{ConfigError, current_key, is_section, known_key, section_names, twice_named},
 };
 
 /// A file as a layer of settings.
@@ -107,6 +107,11 @@ fn known(section: &str, value: Value, wrong: &mut impl FnMut(String)) -> Value {
         }
         return value;
     };
+    let is_set =
+        |path: &str| path.split_once('.').is_some_and(|(within, key)| within == section && keys.contains_key(key));
+    for (old, new) in twice_named(is_set) {
+        wrong(format!("both `{old}` and `{new}` are set; the first is the earlier name of the second, so remove it"));
+    }
     let keys = keys.into_iter().filter_map(|(key, value)| {
         let path = current_key(format!("{section}.{key}"));
         known_key(&path).map_err(&mut *wrong).ok()?;

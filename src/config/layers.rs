@@ -20,7 +20,7 @@ use super::{
     tokens, traces,
 };
 use crate::job::TraceContext;
-use qwen_image::hub::{HubConfig, Surroundings};
+use qwen_image::hub::{HubConfig, SmallModelPaths};
 
 const DEFAULTS: &str = include_str!("../../config/default.toml");
 
@@ -51,7 +51,7 @@ pub struct LoadedConfig {
     /// `[hub]` and the variables of Hugging Face's tools.
     pub hub: HubConfig,
     /// Where to look for the small models.
-    pub surroundings: Surroundings,
+    pub surroundings: SmallModelPaths,
     /// The cache folder; none if there is no home folder.
     pub cache_dir: Option<PathBuf>,
     /// Whether and where traces are exported.
@@ -112,7 +112,8 @@ impl std::error::Error for ConfigError {}
 
 /// Reads and checks all settings. Reports all mistakes at once.
 pub fn load(sources: &Sources) -> Result<LoadedConfig, ConfigError> {
-    let mut figment = Figment::from(Named { origin: "the defaults".to_owned(), provider: Toml::string(DEFAULTS) });
+    let mut figment =
+        Figment::from(NamedProvider { origin: "the defaults".to_owned(), provider: Toml::string(DEFAULTS) });
 
     let named = sources.profile.clone().or_else(|| sources.environment.get("ACETATE_PROFILE"));
     let profile = named.clone().unwrap_or_else(|| "default".to_owned());
@@ -279,6 +280,11 @@ pub(super) fn current_key(key: String) -> String {
     RENAMED.iter().find(|(old, _)| *old == key).map_or(key, |(_, new)| (*new).to_owned())
 }
 
+/// Settings that one place has under both names, the earlier one first.
+pub(super) fn twice_named(has: impl Fn(&str) -> bool) -> impl Iterator<Item = (&'static str, &'static str)> {
+    RENAMED.into_iter().filter(move |(old, new)| has(old) && has(new))
+}
+
 /// Refuses unknown settings and lists the known ones.
 pub(super) fn known_key(key: &str) -> Result<(), String> {
     if keys().any(|known| known == key) {
@@ -360,12 +366,12 @@ pub(super) fn in_words(wanted: &str) -> &str {
 }
 
 /// A provider with a readable name.
-struct Named<P> {
+struct NamedProvider<P> {
     origin: String,
     provider: P,
 }
 
-impl<P: Provider> Provider for Named<P> {
+impl<P: Provider> Provider for NamedProvider<P> {
     fn metadata(&self) -> Metadata {
         Metadata::named(self.origin.clone())
     }

@@ -24,7 +24,7 @@ mod tokens;
 mod traces;
 mod worker;
 
-use std::path::PathBuf;
+use std::{fmt::Display, ops::RangeInclusive, path::PathBuf};
 
 use serde::Deserialize;
 
@@ -87,6 +87,20 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Refuses a value out of bounds; `unit` follows the numbers in the reason.
+fn between<T: PartialOrd + Display>(
+    key: &'static str,
+    value: T,
+    bounds: RangeInclusive<T>,
+    unit: &str,
+) -> Result<(), (&'static str, String)> {
+    if bounds.contains(&value) {
+        return Ok(());
+    }
+    let (least, most) = bounds.into_inner();
+    Err((key, format!("{value} is not between {least} and {most}{unit}")))
 }
 
 /// In a file, an empty text means "not set".

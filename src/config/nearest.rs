@@ -2,8 +2,8 @@
 
 use strsim::osa_distance;
 
-/// The nearest of the names, if it is near enough to be meant. Letters' case and underscores that are doubled or missing
-/// do not count.
+/// The nearest of the names, if it is near enough to be meant. Letters' case and underscores that are doubled or
+/// missing do not count.
 pub(super) fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let name = plain(name);
     let most = (name.len() / 5).clamp(1, 2);

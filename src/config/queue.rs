@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-use super::{Secret, clean, set, store::list};
+use super::{Secret, between, clean, set, store::list};
 
 /// Larger windows would be none.
 const MOST_WINDOW: u32 = 10_000_000;
@@ -62,25 +62,14 @@ impl QueueSection {
             }
             (None, None) => {}
         }
-        let seconds = |key, value: f64, least: f64, most: f64| {
-            if (least..=most).contains(&value) {
-                return Ok(());
-            }
-            Err((key, format!("{value} is not between {least} and {most} seconds")))
-        };
+        let seconds = |key, value: f64, least: f64, most: f64| between(key, value, least..=most, " seconds");
         seconds("queue.affinity_seconds", self.affinity_seconds, 0.0, 86_400.0)?;
         // RabbitMQ checks once a minute, and stores the time as milliseconds in 32 bits.
         seconds("queue.consumer_timeout_seconds", self.consumer_timeout_seconds, 60.0, 4_000_000.0)?;
         seconds("queue.connect_timeout_seconds", self.connect_timeout_seconds, 0.1, 3600.0)?;
         seconds("queue.publish_timeout_seconds", self.publish_timeout_seconds, 0.1, 3600.0)?;
-        if self.window > MOST_WINDOW {
-            return Err(("queue.window", format!("{} is not between 0 and {MOST_WINDOW} jobs", self.window)));
-        }
-        if !(1.0..=36_500.0).contains(&self.remember_deleted_days) {
-            let reason = format!("{} is not between 1 and 36500 days", self.remember_deleted_days);
-            return Err(("queue.remember_deleted_days", reason));
-        }
-        Ok(())
+        between("queue.window", self.window, 0..=MOST_WINDOW, " jobs")?;
+        between("queue.remember_deleted_days", self.remember_deleted_days, 1.0..=36_500.0, " days")
     }
 
     pub fn remember_deleted(&self) -> Duration {

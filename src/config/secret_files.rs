@@ -72,9 +72,9 @@ pub(super) fn resolve(
     for key in SECRETS {
         let file_key = format!("{key}_file");
         figment = cleaned(figment, key, errors);
-        let Some(file) = Given::find(&figment, &file_key) else { continue };
+        let Some(file) = SettingValue::find(&figment, &file_key) else { continue };
         let Value::String(_, path) = &file.value else { continue };
-        if let Some(value) = Given::find(&figment, key) {
+        if let Some(value) = SettingValue::find(&figment, key) {
             if value.rank > file.rank {
                 continue;
             }
@@ -161,14 +161,14 @@ fn remark(_: &Path, _: &File) -> Option<String> {
 }
 
 /// A setting that is not empty, and its source.
-struct Given {
+struct SettingValue {
     value: Value,
     origin: String,
     /// Later sources have a higher one.
     rank: u8,
 }
 
-impl Given {
+impl SettingValue {
     fn find(figment: &Figment, key: &str) -> Option<Self> {
         let value = figment.find_value(key).ok()?;
         let is_empty = match &value {

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use serde::Deserialize;
 
 use super::{
-    Secret, set,
+    Secret, between, set,
     store::list,
     tokens::{self, TokenSetting},
 };
@@ -35,11 +35,8 @@ pub struct Status {
 impl Status {
     /// The first invalid setting, and why it is invalid.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
-        if !(2..=1000).contains(&self.max_connections) {
-            let reason = "is not between 2 and 1000; one of them listens for notifications, and the others work";
-            return Err(("status.max_connections", format!("{} {reason}", self.max_connections)));
-        }
-        Ok(())
+        let why = "; one of them listens for notifications, and the others work";
+        between("status.max_connections", self.max_connections, 2..=1000, why)
     }
 }
 
@@ -83,25 +80,13 @@ impl Http {
         if self.max_upload_bytes == 0 {
             return Err(("http.max_upload_bytes", "0 would refuse every picture".to_owned()));
         }
-        if !(0.0..=1e6).contains(&self.requests_per_second) {
-            let reason = format!("{} is not between 0 (no limit) and 1000000", self.requests_per_second);
-            return Err(("http.requests_per_second", reason));
-        }
+        tokens::check_rate(self.requests_per_second).map_err(|reason| ("http.requests_per_second", reason))?;
         if self.max_connections == 0 {
             return Err(("http.max_connections", "0 would refuse every client".to_owned()));
         }
-        if !(0.1..=3600.0).contains(&self.read_timeout_seconds) {
-            let reason = format!("{} is not between 0.1 and 3600 seconds", self.read_timeout_seconds);
-            return Err(("http.read_timeout_seconds", reason));
-        }
-        if !(0.1..=86_400.0).contains(&self.wait_seconds) {
-            let reason = format!("{} is not between 0.1 and 86400 seconds", self.wait_seconds);
-            return Err(("http.wait_seconds", reason));
-        }
-        if !(0.01..=3600.0).contains(&self.webhook_retry_seconds) {
-            let reason = format!("{} is not between 0.01 and 3600 seconds", self.webhook_retry_seconds);
-            return Err(("http.webhook_retry_seconds", reason));
-        }
+        between("http.read_timeout_seconds", self.read_timeout_seconds, 0.1..=3600.0, " seconds")?;
+        between("http.wait_seconds", self.wait_seconds, 0.1..=86_400.0, " seconds")?;
+        between("http.webhook_retry_seconds", self.webhook_retry_seconds, 0.01..=3600.0, " seconds")?;
         tokens::check(&self.tokens).map_err(|reason| ("http.tokens", reason))
     }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, str::FromStr, time::Duration};
 use serde::Deserialize;
 
 use super::{
-    Secret,
+    Secret, between,
     qwen_image::{Scalar, bytes},
     set,
 };
@@ -135,12 +135,7 @@ impl BucketOptions {
 impl StoreSection {
     /// The first invalid setting, and why it is invalid.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
-        let seconds = |key, value: f64| {
-            if (0.1..=86_400.0).contains(&value) {
-                return Ok(());
-            }
-            Err((key, format!("{value} is not between 0.1 and 86400 seconds")))
-        };
+        let seconds = |key, value: f64| between(key, value, 0.1..=86_400.0, " seconds");
         match (&self.access_key_id, &self.secret_access_key) {
             (Some(_), None) => {
                 let reason = "is empty while store.access_key_id is set; both are needed";

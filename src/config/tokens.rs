@@ -12,6 +12,7 @@ use super::{Environment, Secret, layers::in_words, secret_files};
 /// Names that stand for `http.token`, and for no token at all.
 const TAKEN: [&str; 2] = ["token", "anonymous"];
 const LONGEST_NAME: usize = 64;
+const MOST_REQUESTS_PER_SECOND: f64 = 1e6;
 
 /// An entry of `http.tokens`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -75,12 +76,17 @@ pub(super) fn check(tokens: &[TokenSetting]) -> Result<(), String> {
             (None, None) => return Err(format!("{name} has neither token nor token_file; give one of the two")),
             (Some(_), None) | (None, Some(_)) => {}
         }
-        if !(0.0..=1e6).contains(requests_per_second) {
-            let wanted = "between 0 (no limit) and 1000000";
-            return Err(format!("{name}, requests_per_second: {requests_per_second} is not {wanted}"));
-        }
+        check_rate(*requests_per_second).map_err(|reason| format!("{name}, requests_per_second: {reason}"))?;
     }
     Ok(())
+}
+
+/// Requests per second.
+pub(super) fn check_rate(rate: f64) -> Result<(), String> {
+    if (0.0..=MOST_REQUESTS_PER_SECOND).contains(&rate) {
+        return Ok(());
+    }
+    Err(format!("{rate} is not between 0 (no limit) and {MOST_REQUESTS_PER_SECOND}"))
 }
 
 /// Reads the files of tokens; returns the reasons why some cannot be used, and remarks for the log.

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::between;
+
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WorkerSection {
@@ -25,12 +27,7 @@ pub struct WorkerSection {
 impl WorkerSection {
     /// The first invalid setting, and why it is invalid.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
-        let seconds = |key, value: f64, least: f64| {
-            if (least..=86_400.0).contains(&value) {
-                return Ok(());
-            }
-            Err((key, format!("{value} is not between {least} and 86400 seconds")))
-        };
+        let seconds = |key, value: f64, least: f64| between(key, value, least..=86_400.0, " seconds");
         seconds("worker.lease_seconds", self.lease_seconds, 1.0)?;
         seconds("worker.heartbeat_seconds", self.heartbeat_seconds, 0.05)?;
         seconds("worker.retry_base_seconds", self.retry_base_seconds, 0.0)?;
@@ -40,9 +37,7 @@ impl WorkerSection {
         seconds("worker.start_timeout_seconds", self.start_timeout_seconds, 0.0)?;
         seconds("worker.database_retry_seconds", self.database_retry_seconds, 0.0)?;
         seconds("worker.redispatch_seconds", self.redispatch_seconds, 1.0)?;
-        if !(1..=64).contains(&self.slots) {
-            return Err(("worker.slots", format!("{} is not between 1 and 64", self.slots)));
-        }
+        between("worker.slots", self.slots, 1..=64, "")?;
         if self.max_attempts == 0 {
             return Err(("worker.max_attempts", "0 would run no job; the minimum is 1".to_owned()));
         }

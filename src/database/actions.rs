@@ -1,8 +1,8 @@
 //! Who did what: an entry for each action of a person or a program on jobs, for the audit log and a job's history.
 //!
 //! A store that was given an [`Actor`] with [`super::JobStore::by`] writes the entry in the transaction of the change.
-//! Workers have none: what they do is in the attempts. An action on many jobs takes several transactions; they share one
-//! entry, which counts the jobs.
+//! Workers have none: what they do is in the attempts. An action on many jobs takes several transactions; they share
+//! one entry, which counts the jobs.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -15,10 +15,10 @@ use crate::job::{BatchId, JobError, JobId};
 
 /// Who acts, in one command or request; clones share the entries of its actions.
 #[derive(Debug, Clone)]
-pub struct Actor(Arc<Named>);
+pub struct Actor(Arc<AuditActor>);
 
 #[derive(Debug)]
-struct Named {
+struct AuditActor {
     name: String,
     address: Option<IpAddr>,
     operation: Uuid,
@@ -29,29 +29,29 @@ struct Named {
 impl Actor {
     /// `name` is that of a token, or `cli:USER@HOST`; `address` is that of a client.
     pub fn new(name: impl Into<String>, address: Option<IpAddr>) -> Self {
-        Self(Arc::new(Named { name: name.into(), address, operation: Uuid::now_v7(), about: None }))
+        Self(Arc::new(AuditActor { name: name.into(), address, operation: Uuid::now_v7(), about: None }))
     }
 
-    /// Whoever published a message: `amqp:USER`, or `amqp` if it does not say.
+    /// The publisher of a message: `amqp:USER`, or `amqp` if it does not say.
     pub fn of_message(user: Option<&str>, about: &serde_json::Value) -> Self {
         let name = user.map_or_else(|| "amqp".to_owned(), |user| format!("amqp:{user}"));
         let about = Some(about.to_string());
-        Self(Arc::new(Named { name, address: None, operation: Uuid::now_v7(), about }))
+        Self(Arc::new(AuditActor { name, address: None, operation: Uuid::now_v7(), about }))
     }
 
     pub fn name(&self) -> &str {
         &self.0.name
     }
 
-    pub(super) fn note(&self, action: Action, subject: Subject<'_>, detail: Option<String>) -> Note {
-        let Named { name, address, operation, about } = &*self.0;
+    pub(super) fn note(&self, action: Action, subject: Subject<'_>, detail: Option<String>) -> AuditEntry {
+        let AuditActor { name, address, operation, about } = &*self.0;
         let (of, job, batch) = match subject {
             Subject::Job(job, batch) => (format!(".{job}"), Some(job), batch),
             Subject::Many(batch) => (String::new(), None, batch),
             Subject::DeadLetter(id, job) => (format!(".{id}"), job, None),
             Subject::Queue(scope) => (format!(".{scope}"), None, scope.batch()),
         };
-        Note {
+        AuditEntry {
             operation: format!("{operation}.{}{of}", action.as_str()),
             actor: name.clone(),
             address: address.map(|address| address.to_canonical().to_string()),
@@ -133,7 +133,7 @@ pub enum Subject<'a> {
 
 /// An entry to write.
 #[derive(Debug, Clone)]
-pub(super) struct Note {
+pub(super) struct AuditEntry {
     pub(super) operation: String,
     pub(super) actor: String,
     pub(super) address: Option<String>,
@@ -145,14 +145,14 @@ pub(super) struct Note {
 
 impl Actor {
     /// The entry of a pause or its end.
-    pub(super) fn note_of_queue(&self, action: Action, scope: &Scope) -> Note {
+    pub(super) fn note_of_queue(&self, action: Action, scope: &Scope) -> AuditEntry {
         let (of, name) = scope.columns();
         let detail = serde_json::json!({ "scope": of, "name": name, "text": scope.to_string() });
         self.note(action, Subject::Queue(scope), Some(detail.to_string()))
     }
 }
 
-impl Note {
+impl AuditEntry {
     /// In the order of the columns `operation, actor, address, action, job, batch, detail`.
     pub(super) fn into_array(self) -> Vec<Option<String>> {
         let Self { operation, actor, address, action, job, batch, detail } = self;

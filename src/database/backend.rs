@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use jiff::Timestamp;
 
 use super::{
-    Action, ActionFilter, ActionPage, Actor, Admission, Attempt, BatchSummary, Beat, CancelId, CancelOutcome, Changes,
-    Claim, ClaimRules, DatabaseOptions, DatabaseUrl, DatasetJob, DatasetRow, Deferred, Depth, DispatchRules,
-    ErrorCount, Fenced, Filter, JobRow, KindCounts, Lineage, LiveWorker, OutboxId, OutboxMode, OutboxRow, Page, Pause,
-    PostgresJobStore, PrunePage, PruneRules, Published, Rejection, RetryOutcome, RetryRules, Scope, SqliteJobStore,
-    Subject, Submissions, SubmitOptions, Submitted, SweepCursor, Swept, WebhookId, WebhookRow, Workers,
+    Action, ActionFilter, ActionPage, Actor, Admission, Attempt, BatchSummary, CancelId, CancelOutcome, Changes, Claim,
+    ClaimRules, DatabaseOptions, DatabaseUrl, DatasetJob, DatasetRow, Deferred, Depth, DispatchRules, ErrorCount,
+    Fenced, Filter, HeartbeatReply, JobRow, KindCounts, Lineage, LiveWorker, OutboxId, OutboxMode, OutboxRow, Page,
+    Pause, PostgresJobStore, PrunePage, PruneRules, Published, Rejection, RetryOutcome, RetryRules, Scope,
+    SqliteJobStore, Subject, Submissions, SubmitOptions, Submitted, SweepCursor, Swept, WebhookId, WebhookRow, Workers,
 };
 use crate::job::{BatchId, Epoch, ErrorRecord, JobError, JobId, JobKind, JobRequest, JobState, Progress, TraceContext};
 
@@ -30,7 +30,7 @@ pub struct Migrated {
 
 /// What is at an address, found out without changing it.
 #[derive(Debug)]
-pub enum Looked {
+pub enum Inspected {
     /// The tables of this version.
     Tables(JobStore),
     /// The tables of an older version.
@@ -78,10 +78,14 @@ impl JobStore {
     }
 
     /// Connects to tables that exist. Creates and migrates nothing, whatever the options say.
-    pub async fn look(url: &DatabaseUrl, mode: OutboxMode, options: &DatabaseOptions) -> Result<Looked, JobError> {
+    pub async fn inspect(
+        url: &DatabaseUrl,
+        mode: OutboxMode,
+        options: &DatabaseOptions,
+    ) -> Result<Inspected, JobError> {
         match url {
-            DatabaseUrl::Sqlite(path) => SqliteJobStore::look(path, mode, options).await,
-            DatabaseUrl::Postgres(url) => PostgresJobStore::look(url, mode, options).await,
+            DatabaseUrl::Sqlite(path) => SqliteJobStore::inspect(path, mode, options).await,
+            DatabaseUrl::Postgres(url) => PostgresJobStore::inspect(url, mode, options).await,
         }
     }
 
@@ -196,7 +200,7 @@ in_either! {
         epoch: Epoch,
         lease: Duration,
         progress: Option<&Progress>,
-    ) -> Result<Fenced<Beat>, JobError>;
+    ) -> Result<Fenced<HeartbeatReply>, JobError>;
 
     /// Publishes a result: the change to `succeeded` sets the manifest's key. This and the other endings may be
     /// repeated if the reply was lost: nothing is written twice.
@@ -350,8 +354,8 @@ in_either! {
 
 // The outbox: messages about changes.
 in_either! {
-    /// Takes due events, and the next dispatches for which there is room, for the duration of `lease`; no other relay gets
-    /// them during that time. At most `limit` of each.
+    /// Takes due events, and the next dispatches for which there is room, for the duration of `lease`; no other relay
+    /// gets them during that time. At most `limit` of each.
     async fn outbox_take(&self, limit: u32, lease: Duration) -> Result<Vec<OutboxRow>, JobError>;
 
     /// Deletes events that the broker has confirmed. A dispatch stays, and counts for the window until its job starts.
@@ -392,18 +396,18 @@ in_either! {
     async fn pauses(&self) -> Result<Vec<Pause>, JobError>;
 
     /// Pauses everything for a reason that a person must know.
-    async fn hold_all(&self, reason: &str) -> Result<(), JobError>;
+    async fn pause_all(&self, reason: &str) -> Result<(), JobError>;
 
     /// Until when the database is known to have been in use.
     async fn lineage(&self) -> Result<Lineage, JobError>;
 
     /// Says that the database is in use; returns the time.
-    async fn lives_on(&self) -> Result<Timestamp, JobError>;
+    async fn record_alive(&self) -> Result<Timestamp, JobError>;
 
     /// Says that a worker is alive, and how many jobs it holds at a time.
-    async fn worker_lives(&self, name: &str, slots: u32) -> Result<(), JobError>;
+    async fn record_worker(&self, name: &str, slots: u32) -> Result<(), JobError>;
 
-    async fn worker_leaves(&self, name: &str) -> Result<(), JobError>;
+    async fn remove_worker(&self, name: &str) -> Result<(), JobError>;
 
     async fn workers(&self) -> Result<Workers, JobError>;
 
@@ -425,7 +429,8 @@ in_either! {
 
 // Answers to messages that ask for one. Until the job ends, the address is kept in the place of a webhook's.
 in_either! {
-    /// Keeps the address with an unfinished job that has none yet. Returns false if the job has ended or does not exist.
+    /// Keeps the address with an unfinished job that has none yet. Returns false if the job has ended or does not
+    /// exist.
     async fn want_reply(&self, id: JobId, address: &str) -> Result<bool, JobError>;
 
     /// Like [`JobStore::webhooks_take`], for answers.

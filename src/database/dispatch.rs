@@ -1,22 +1,23 @@
 //! Which queued jobs are dispatched to workers, and in which order.
 //!
 //! Jobs wait in the database. Only a window of them is in the broker: for each kind, as many as live workers have slots
-//! for, twice. When a worker starts a job, the window has room again, and the relay takes the next ones: highest priority
-//! first, then in turn from each tenant and batch, where the one with the fewest jobs in the broker or running comes
-//! first. So a single job that was submitted behind a large batch waits for one window of jobs, not for the batch.
+//! for, twice. When a worker starts a job, the window has room again, and the relay takes the next ones: highest
+//! priority first, then in turn from each tenant and batch, where the one with the fewest jobs in the broker or running
+//! comes first. So a single job that was submitted behind a large batch waits for one window of jobs, not for the
+//! batch.
 //!
-//! Thousands of batches may wait, and a relay asks several times a second. So not every batch is looked at. In the order
-//! of arrival, the first jobs of batches that have none in the broker or running come first, and if there are enough of
-//! those, nothing else is looked at. A large batch may hide the others: then some of the batches are looked at in the
-//! order of their names, and the next time, those after them. Batches take turns all the same; only which of many idle
-//! ones is first may then differ from the order of arrival.
+//! Thousands of batches may wait, and a relay asks several times a second. So not every batch is looked at. In the
+//! order of arrival, the first jobs of batches that have none in the broker or running come first, and if there are
+//! enough of those, nothing else is looked at. A large batch may hide the others: then some of the batches are looked
+//! at in the order of their names, and the next time, those after them. Batches take turns all the same; only which of
+//! many idle ones is first may then differ from the order of arrival.
 //!
-//! A dispatch stays in the outbox while its message waits in the broker, and counts for the window until a worker claims
-//! the job. The window cannot shrink for good: jobs whose message was lost are found by the reaper, which sends the
-//! message again, and what belongs to a started or ended job is removed before the window is counted.
+//! A dispatch stays in the outbox while its message waits in the broker, and counts for the window until a worker
+//! claims the job. The window cannot shrink for good: jobs whose message was lost are found by the reaper, which sends
+//! the message again, and what belongs to a started or ended job is removed before the window is counted.
 //!
-//! Paused jobs are neither dispatched nor claimed. A worker that gets a message of one returns the dispatch to the outbox.
-//! The limit for each tenant works the same way.
+//! Paused jobs are neither dispatched nor claimed. A worker that gets a message of one returns the dispatch to the
+//! outbox. The limit for each tenant works the same way.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -35,8 +36,8 @@ pub(super) const LEAST_WINDOW: i64 = 16;
 /// The taken_until of a message in the broker: no relay takes it again, not even one of an older version.
 pub(super) const IN_BROKER: i64 = 9_000_000_000_000_000;
 
-/// When a job that a worker returned because of a pause is dispatched again, unless it is resumed before. Relays of older
-/// versions do not know pauses.
+/// When a job that a worker returned because of a pause is dispatched again, unless it is resumed before. Relays of
+/// older versions do not know pauses.
 pub(super) const PAUSED_AGAIN: Duration = Duration::from_secs(30);
 
 /// The same for a job of a tenant that has as many jobs as it may have.
@@ -230,8 +231,8 @@ pub(super) struct Share<T> {
     pub heads: Vec<(T, i64)>,
 }
 
-/// The order in which waiting jobs get their turn, for SQLite; Postgres has the same in its function. `tenants`: the jobs
-/// of each tenant that are dispatched or running.
+/// The order in which waiting jobs get their turn, for SQLite; Postgres has the same in its function. `tenants`: the
+/// jobs of each tenant that are dispatched or running.
 pub(super) fn in_turn<T: Clone + Ord>(
     shares: &[Share<T>],
     tenants: &BTreeMap<String, i64>,

@@ -12,8 +12,8 @@ use super::{
 };
 use crate::job::{BatchId, JobError, JobId, JobKind, JobState};
 
-/// Where a page ends: the job's time and id, so that it stays valid when the job is deleted; or only an id, of a job that
-/// must exist.
+/// Where a page ends: the job's time and id, so that it stays valid when the job is deleted; or only an id, of a job
+/// that must exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
     /// Milliseconds since 1970.

@@ -36,7 +36,7 @@ mod url;
 mod webhook;
 
 pub use actions::{Action, ActionFilter, ActionPage, ActionRow, Actor, Subject, Submissions};
-pub use backend::{ConnectionCounts, JobStore, Looked, Migrated};
+pub use backend::{ConnectionCounts, Inspected, JobStore, Migrated};
 pub use dataset::{DatasetJob, DatasetRow};
 pub use dispatch::{DispatchRules, Hold, KindCounts, LiveWorker, Pause, Scope, Window, Workers};
 pub use history::HistoryEntry;
@@ -44,7 +44,9 @@ pub use lineage::Lineage;
 pub use listing::{BatchSummary, Cursor, Depth, Filter, Page};
 pub use notify::Changes;
 pub use outbox::{OutboxId, OutboxRow, Topic};
-pub use outcome::{Beat, CancelOutcome, Claim, ClaimRules, Deferred, Fenced, RetryOutcome, SubmitOptions, Submitted};
+pub use outcome::{
+    CancelOutcome, Claim, ClaimRules, Deferred, Fenced, HeartbeatReply, RetryOutcome, SubmitOptions, Submitted,
+};
 pub use postgres::PostgresJobStore;
 pub use postgres_url::PostgresUrl;
 pub use queue_status::{KindStatus, PauseStatus, QueueStatus, TenantStatus};

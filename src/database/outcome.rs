@@ -74,7 +74,7 @@ pub enum Fenced<T> {
 
 /// The result of a heartbeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Beat {
+pub struct HeartbeatReply {
     pub cancel_requested: bool,
 }
 

@@ -1,7 +1,7 @@
 //! Postgres' addresses: the connection URIs of libpq, with several hosts and its parameters.
 //!
-//! What libpq would refuse is refused here too, with the name of the parameter. No message repeats a part of the address
-//! that may belong to a password.
+//! What libpq would refuse is refused here too, with the name of the parameter. No message repeats a part of the
+//! address that may belong to a password.
 
 use std::{
     fmt::{self, Write as _},

@@ -68,7 +68,8 @@ impl JobRow {
         }
     }
 
-    /// When a queued job may start, if that is later than it was submitted: it is scheduled, or waits for its next attempt.
+    /// When a queued job may start, if that is later than it was submitted: it is scheduled, or waits for its next
+    /// attempt.
     pub fn not_before(&self) -> Option<Timestamp> {
         Some(self.available_at).filter(|at| self.state == JobState::Queued && *at > self.created_at)
     }
@@ -177,8 +178,8 @@ pub struct Attempt {
     pub worker: String,
     pub started_at: Timestamp,
     pub ended_at: Option<Timestamp>,
-    /// `succeeded`, `reused` if it took the result of another job, `failed`, `requeued`, `given_back` by a worker that was told to stop (such an attempt does not
-    /// count), `cancelled`, or `lost` when another worker took over.
+    /// `succeeded`, `reused` if it took the result of another job, `failed`, `requeued`, `given_back` by a worker that
+    /// was told to stop (such an attempt does not count), `cancelled`, or `lost` when another worker took over.
     pub outcome: Option<String>,
     pub error: Option<ErrorRecord>,
     /// Its span, in a trace of its own; absent if its worker did not export traces.

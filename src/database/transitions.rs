@@ -15,7 +15,7 @@ use crate::job::{Epoch, ErrorRecord, JobError, JobRequest, JobState};
 
 /// Why a job cannot be claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum ClaimRefusal {
     Ended,
     NotYet,
     Held,
@@ -29,25 +29,25 @@ pub(super) enum Standing {
     },
 }
 
-pub(super) fn standing(row: &JobRow, now: i64, rules: &ClaimRules<'_>) -> Standing {
+pub(super) fn standing(row: &JobRow, now: i64, rules: &ClaimRules<'_>) -> ClaimRefusal {
     let dead = match row.state {
-        JobState::Succeeded | JobState::Failed | JobState::Cancelled => return Standing::Ended,
+        JobState::Succeeded | JobState::Failed | JobState::Cancelled => return ClaimRefusal::Ended,
         JobState::Queued if row.available_at.as_millisecond() > now && !row.cancel_requested => {
-            return Standing::NotYet;
+            return ClaimRefusal::NotYet;
         }
         JobState::Queued => false,
         JobState::Running => match row.lease(timestamp(now), rules.is_dead) {
             LeaseState::Over => false,
             LeaseState::WorkerDead => true,
-            LeaseState::Held => return Standing::Held,
+            LeaseState::Held => return ClaimRefusal::Held,
         },
     };
     if row.cancel_requested {
-        Standing::Cancelled
+        ClaimRefusal::Cancelled
     } else if row.attempts >= rules.max_attempts {
-        Standing::Exhausted
+        ClaimRefusal::Exhausted
     } else {
-        Standing::Free { dead }
+        ClaimRefusal::Free { dead }
     }
 }
 
@@ -134,7 +134,7 @@ pub(super) struct Transition {
     /// How the open attempt ended, if there is one.
     pub outcome: &'static str,
     pub attempt_error: Option<ErrorRecord>,
-    pub message: Option<Message>,
+    pub message: Option<OutboxMessage>,
     /// The event of an ended job, as JSON.
     pub event: Option<String>,
 }
@@ -150,7 +150,7 @@ pub(super) struct Seen {
 }
 
 #[derive(Debug)]
-pub(super) struct Message {
+pub(super) struct OutboxMessage {
     pub topic: Topic,
     pub payload: Option<String>,
     pub available_at: i64,
@@ -226,7 +226,7 @@ impl Transition {
         let event = if row.state.is_terminal() { Some(to_json(&row.event(timestamp(now)))?) } else { None };
         let message = match (mode, Topic::of(row.state)) {
             (OutboxMode::Embedded, _) | (OutboxMode::Service, None) => None,
-            (OutboxMode::Service, Some(topic)) => Some(Message {
+            (OutboxMode::Service, Some(topic)) => Some(OutboxMessage {
                 topic,
                 payload: event.clone().filter(|_| topic.is_event()),
                 available_at: if topic.is_event() { now } else { row.available_at.as_millisecond() },

@@ -23,20 +23,20 @@ impl StatusLine {
 
 /// To be the last in a chain of connectors, where the text is no longer encrypted.
 impl<In: Transport> Connector<In> for StatusLine {
-    type Out = Watched<In>;
+    type Out = StatusLineStream<In>;
 
-    fn connect(&self, _: &ConnectionDetails, chained: Option<In>) -> Result<Option<Watched<In>>, Error> {
-        Ok(chained.map(|inner| Watched { inner, line: self.clone() }))
+    fn connect(&self, _: &ConnectionDetails, chained: Option<In>) -> Result<Option<StatusLineStream<In>>, Error> {
+        Ok(chained.map(|inner| StatusLineStream { inner, line: self.clone() }))
     }
 }
 
 #[derive(Debug)]
-pub(super) struct Watched<In> {
+pub(super) struct StatusLineStream<In> {
     inner: In,
     line: StatusLine,
 }
 
-impl<In: Transport> Transport for Watched<In> {
+impl<In: Transport> Transport for StatusLineStream<In> {
     fn buffers(&mut self) -> &mut dyn Buffers {
         self.inner.buffers()
     }

@@ -1,4 +1,7 @@
 //! The certificate authorities that servers are checked against: the system's, and private ones.
+//!
+//! The library reads `tls.ca_file` for the hub once more (`hub/trust.rs`), because it depends on nothing of this crate;
+//! what is wrong with the file is found here, and is told with the setting's name.
 
 use std::{
     fmt,

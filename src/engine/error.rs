@@ -4,7 +4,6 @@ use std::io::ErrorKind;
 
 use qwen_image::{
     Error,
-    hub::{HubError, human_bytes},
     image_processor::ImageError,
     models::{ModelError, lora::LoraError, text_encoder::TextError},
     pipeline::PipelineError,
@@ -91,55 +90,6 @@ impl From<LoraError> for JobError {
             | LoraError::Incomplete { .. }
             | LoraError::Twice { .. }
             | LoraError::Empty { .. } => Self::ModelInvalid { model, reason },
-        }
-    }
-}
-
-impl From<HubError> for JobError {
-    fn from(error: HubError) -> Self {
-        let reason = error.to_string();
-        let without_id = |id: &str| reason.strip_prefix(&format!("{id}: ")).unwrap_or(&reason).to_owned();
-        match error {
-            HubError::Reference { text, .. } | HubError::LoraReference { text, .. } => {
-                Self::ModelNotFound { model: text, reason }
-            }
-            HubError::Folder { folder, .. } => Self::ModelNotFound { model: folder.display().to_string(), reason },
-            HubError::Unpack { small, folder, needed, source } => match source.kind() {
-                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-                    let needed = human_bytes(needed);
-                    Self::DiskFull { path: format!("{} ({} needs {needed})", folder.display(), small.name()) }
-                }
-                _ => Self::storage(folder.display().to_string(), reason),
-            },
-            HubError::NoSmallModel { small, .. } | HubError::NoCacheFolder { small } => {
-                Self::ModelNotFound { model: small.name().to_owned(), reason: without_id(small.name()) }
-            }
-            HubError::NoLora { id, .. }
-            | HubError::NotFound { id, .. }
-            | HubError::Unauthorized { id, .. }
-            | HubError::Offline { id, .. } => Self::ModelNotFound { model: id, reason },
-            HubError::NoSpace { id, needed, available, folder } => {
-                let (needed, free) = (human_bytes(needed), human_bytes(available));
-                Self::DiskFull { path: format!("{} ({id} needs {needed} more, {free} are free)", folder.display()) }
-            }
-            HubError::Checksum { ref id, .. }
-            | HubError::Unreachable { ref id, .. }
-            | HubError::Network { ref id, .. }
-            | HubError::Listing { ref id, .. } => {
-                let failed = Self::download(id.clone(), without_id(id));
-                failed.caused_by(error)
-            }
-            // Only `--from` names data sets.
-            HubError::DataSetReference { .. } | HubError::NoFiles { .. } => Self::invalid("--from", reason),
-            HubError::Endpoint { .. } => Self::invalid("hub.endpoint", reason),
-            HubError::Pickle { id, .. } | HubError::NotAModel { id, .. } => Self::ModelInvalid { model: id, reason },
-            HubError::Io { path, source } if source.kind() == std::io::ErrorKind::StorageFull => {
-                Self::DiskFull { path: path.display().to_string() }
-            }
-            HubError::Io { path, source } => {
-                Self::storage(path.display().to_string(), source.to_string()).caused_by(source)
-            }
-            HubError::Cancelled => Self::Cancelled,
         }
     }
 }

@@ -1,10 +1,11 @@
 //! The engine: for each device, one operating-system thread owns it and the models on it.
 //!
 //! A call waits for a free device and has it alone, with its own progress and cancellation. Nothing else uses the
-//! device, and no model call runs on a thread of the async runtime. A device that fails is not used any more; the others
-//! go on.
+//! device, and no model call runs on a thread of the async runtime. A device that fails is not used any more; the
+//! others go on.
 
 mod error;
+mod hub_error;
 mod identity;
 mod loras;
 mod pool;
@@ -66,7 +67,7 @@ pub enum Work {
 
 /// The result of a call.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct EngineOutput {
     /// Decompose: the regenerated composite, then the layers back to front. Edit: one picture.
     pub images: Vec<RgbaImage>,
     /// Decompose: for each layer its name, if it is clear.
@@ -92,7 +93,7 @@ pub struct Outcome {
 #[derive(Debug)]
 pub struct SeedOutput {
     pub seed: u64,
-    /// As in [`Outcome`].
+    /// As in [`EngineOutput`].
     pub images: Vec<RgbaImage>,
     pub layer_names: Vec<Option<String>>,
     pub caption: Option<Caption>,
@@ -104,7 +105,7 @@ pub struct SeedOutput {
 
 /// The seeds of a call, and where its outputs go, in order.
 #[derive(Debug)]
-struct Seeds {
+struct SeedOutputs {
     seeds: Vec<u64>,
     each: mpsc::Sender<SeedOutput>,
 }
@@ -137,16 +138,16 @@ pub struct Resident {
 #[derive(Debug, Clone)]
 pub struct Engine {
     config: Arc<EngineConfig>,
-    devices: Arc<[Device]>,
+    devices: Arc<[DeviceThread]>,
     pool: Arc<Pool>,
 }
 
 /// A device's thread.
 #[derive(Debug)]
-struct Device {
+struct DeviceThread {
     name: String,
-    commands: mpsc::Sender<Command>,
-    busy: Busy,
+    commands: mpsc::Sender<DeviceCommand>,
+    busy: BusyTime,
 }
 
 /// A device for metrics.
@@ -163,9 +164,9 @@ pub struct DeviceStatus {
 
 /// The time that the thread has spent on commands; clones share it.
 #[derive(Debug, Clone, Default)]
-struct Busy(Arc<Mutex<(Duration, Option<Instant>)>>);
+struct BusyTime(Arc<Mutex<(Duration, Option<Instant>)>>);
 
-impl Busy {
+impl BusyTime {
     fn begin(&self) {
         self.lock().1 = Some(Instant::now());
     }
@@ -188,14 +189,24 @@ impl Busy {
     }
 }
 
-enum Command {
-    Test { reply: oneshot::Sender<Result<String, JobError>> },
-    Run { work: Box<Work>, seeds: Option<Seeds>, task: Task, reply: oneshot::Sender<Result<Outcome, JobError>> },
-    LoadEdit { task: Task, reply: oneshot::Sender<Result<(), JobError>> },
+enum DeviceCommand {
+    Test {
+        reply: oneshot::Sender<Result<String, JobError>>,
+    },
+    Run {
+        work: Box<Work>,
+        seeds: Option<SeedOutputs>,
+        task: CallContext,
+        reply: oneshot::Sender<Result<EngineOutput, JobError>>,
+    },
+    LoadEdit {
+        task: CallContext,
+        reply: oneshot::Sender<Result<(), JobError>>,
+    },
 }
 
 /// What comes with a call. The device is free again when this is dropped.
-struct Task {
+struct CallContext {
     cancel: CancelToken,
     progress: ProgressFn,
     lent: LentDevice,
@@ -213,7 +224,7 @@ impl Engine {
             let options = PipelineOptions { limits, ..config.pipeline.clone() };
             options.check()?;
             let (commands, inbox) = mpsc::channel(1);
-            let busy = Busy::default();
+            let busy = BusyTime::default();
             let thread = thread::Thread {
                 model: config.model.clone(),
                 options,
@@ -228,7 +239,7 @@ impl Engine {
                 .name(if config.devices.len() == 1 { "engine".to_owned() } else { format!("engine {}", device.name()) })
                 .spawn(move || thread.run(inbox))
                 .map_err(|error| JobError::device("engine", error.to_string()).caused_by(error))?;
-            Ok(Device { name: device.name(), commands, busy })
+            Ok(DeviceThread { name: device.name(), commands, busy })
         };
         let devices = config.devices.iter().enumerate().map(start).collect::<Result<_, JobError>>()?;
         Ok(Self { config: Arc::new(config.clone()), devices, pool })
@@ -237,8 +248,8 @@ impl Engine {
     /// Runs one call when its turn comes. Dropping the future does not stop the work; cancelling does.
     ///
     /// # Errors
-    /// The pipeline's. An error of class `Device` means that the device was lost; see [`Self::has_others`].
-    pub async fn run(&self, work: Work, cancel: CancelToken, progress: ProgressFn) -> Result<Outcome, JobError> {
+    /// The pipeline's. An error of class `DeviceThread` means that the device was lost; see [`Self::has_others`].
+    pub async fn run(&self, work: Work, cancel: CancelToken, progress: ProgressFn) -> Result<EngineOutput, JobError> {
         self.run_with(work, None, cancel, progress).await
     }
 
@@ -254,21 +265,22 @@ impl Engine {
         each: mpsc::Sender<SeedOutput>,
         cancel: CancelToken,
         progress: ProgressFn,
-    ) -> Result<Outcome, JobError> {
-        self.run_with(work, Some(Seeds { seeds, each }), cancel, progress).await
+    ) -> Result<EngineOutput, JobError> {
+        self.run_with(work, Some(SeedOutputs { seeds, each }), cancel, progress).await
     }
 
     async fn run_with(
         &self,
         work: Work,
-        seeds: Option<Seeds>,
+        seeds: Option<SeedOutputs>,
         cancel: CancelToken,
         progress: ProgressFn,
-    ) -> Result<Outcome, JobError> {
+    ) -> Result<EngineOutput, JobError> {
         let lent = self.pool.lend(Some(&work)).await?;
         let (reply, answer) = oneshot::channel();
         let work = Box::new(work);
-        self.send(lent.index, Command::Run { work, seeds, task: Task { cancel, progress, lent }, reply }).await?;
+        self.send(lent.index, DeviceCommand::Run { work, seeds, task: CallContext { cancel, progress, lent }, reply })
+            .await?;
         answer.await.map_err(|_| gone())?
     }
 
@@ -276,7 +288,7 @@ impl Engine {
     pub async fn load_edit_model(&self, cancel: CancelToken, progress: ProgressFn) -> Result<(), JobError> {
         let lent = self.pool.lend(None).await?;
         let (reply, answer) = oneshot::channel();
-        self.send(lent.index, Command::LoadEdit { task: Task { cancel, progress, lent }, reply }).await?;
+        self.send(lent.index, DeviceCommand::LoadEdit { task: CallContext { cancel, progress, lent }, reply }).await?;
         answer.await.map_err(|_| gone())?
     }
 
@@ -288,7 +300,7 @@ impl Engine {
         let mut answers = Vec::new();
         for index in 0..self.devices.len() {
             let (reply, answer) = oneshot::channel();
-            self.send(index, Command::Test { reply }).await?;
+            self.send(index, DeviceCommand::Test { reply }).await?;
             answers.push(answer);
         }
         let (mut descriptions, mut failure) = (Vec::new(), None);
@@ -315,7 +327,7 @@ impl Engine {
     }
 
     pub fn devices(&self) -> Vec<DeviceStatus> {
-        let status = |(index, device): (usize, &Device)| DeviceStatus {
+        let status = |(index, device): (usize, &DeviceThread)| DeviceStatus {
             name: device.name.clone(),
             busy: device.busy.so_far(),
             resident: self.pool.resident_on(index),
@@ -329,7 +341,7 @@ impl Engine {
         self.pool.resident()
     }
 
-    async fn send(&self, index: usize, command: Command) -> Result<(), JobError> {
+    async fn send(&self, index: usize, command: DeviceCommand) -> Result<(), JobError> {
         self.devices[index].commands.send(command).await.map_err(|_| gone())
     }
 }

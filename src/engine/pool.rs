@@ -12,20 +12,20 @@ use crate::job::JobError;
 pub(super) struct Pool {
     /// A permit for each free device. Calls get them in order.
     free: Arc<Semaphore>,
-    devices: Mutex<Vec<Device>>,
+    devices: Mutex<Vec<PooledDevice>>,
     resident: watch::Sender<Resident>,
 }
 
 #[derive(Debug, Clone, Default)]
-struct Device {
-    state: State,
+struct PooledDevice {
+    state: DeviceState,
     resident: Resident,
     /// The number of the last call that it was lent for.
     used: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum State {
+enum DeviceState {
     #[default]
     Free,
     Lent,
@@ -46,7 +46,7 @@ impl Pool {
         let free = Arc::new(Semaphore::new(devices));
         Arc::new(Self {
             free,
-            devices: Mutex::new(vec![Device::default(); devices]),
+            devices: Mutex::new(vec![PooledDevice::default(); devices]),
             resident: watch::channel(Resident::default()).0,
         })
     }
@@ -61,14 +61,14 @@ impl Pool {
             let permit = self.free.clone().acquire_owned().await.map_err(|_| gone())?;
             let mut devices = self.lock();
             let last = devices.iter().map(|device| device.used).max().unwrap_or_default();
-            let free = devices.iter_mut().enumerate().filter(|(_, device)| device.state == State::Free);
+            let free = devices.iter_mut().enumerate().filter(|(_, device)| device.state == DeviceState::Free);
             let best = free.min_by_key(|(_, device)| (device.distance(work), device.used));
             let Some((index, device)) = best else {
                 // It failed after its permit was given out.
                 permit.forget();
                 continue;
             };
-            (device.state, device.used) = (State::Lent, last + 1);
+            (device.state, device.used) = (DeviceState::Lent, last + 1);
             return Ok(LentDevice { pool: self.clone(), index, permit: Some(permit) });
         }
     }
@@ -77,12 +77,12 @@ impl Pool {
     pub fn leave(&self, index: usize) {
         let mut devices = self.lock();
         let device = &mut devices[index];
-        let was = std::mem::replace(&mut device.state, State::Left);
+        let was = std::mem::replace(&mut device.state, DeviceState::Left);
         device.resident = Resident::default();
-        if was == State::Free {
+        if was == DeviceState::Free {
             self.free.forget_permits(1);
         }
-        if devices.iter().all(|device| device.state == State::Left) {
+        if devices.iter().all(|device| device.state == DeviceState::Left) {
             self.free.close();
         }
         self.tell(&devices);
@@ -90,11 +90,11 @@ impl Pool {
 
     /// How many devices can still be used.
     pub fn usable(&self) -> usize {
-        self.lock().iter().filter(|device| device.state != State::Left).count()
+        self.lock().iter().filter(|device| device.state != DeviceState::Left).count()
     }
 
     pub fn is_usable(&self, index: usize) -> bool {
-        self.lock()[index].state != State::Left
+        self.lock()[index].state != DeviceState::Left
     }
 
     pub fn resident_on(&self, index: usize) -> Resident {
@@ -112,7 +112,7 @@ impl Pool {
         self.tell(&devices);
     }
 
-    fn tell(&self, devices: &[Device]) {
+    fn tell(&self, devices: &[PooledDevice]) {
         let first =
             |id: fn(&Resident) -> &Option<String>| devices.iter().find_map(|device| id(&device.resident).clone());
         self.resident.send_replace(Resident {
@@ -122,12 +122,12 @@ impl Pool {
     }
 
     /// No code under the lock can leave it inconsistent.
-    fn lock(&self) -> MutexGuard<'_, Vec<Device>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<PooledDevice>> {
         self.devices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Device {
+impl PooledDevice {
     /// How much has to change before the work can begin: 0 nothing, 1 a model is loaded, 2 perhaps another one leaves.
     fn distance(&self, work: Option<&Work>) -> u8 {
         let has_it = match work {
@@ -148,12 +148,12 @@ impl Drop for LentDevice {
         let mut devices = self.pool.lock();
         let state = &mut devices[self.index].state;
         match state {
-            State::Left => {
+            DeviceState::Left => {
                 if let Some(permit) = self.permit.take() {
                     permit.forget();
                 }
             }
-            State::Free | State::Lent => *state = State::Free,
+            DeviceState::Free | DeviceState::Lent => *state = DeviceState::Free,
         }
         drop(devices);
         // After the device is free, because the next call looks for it at once.

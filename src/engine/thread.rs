@@ -15,7 +15,8 @@ use tokio::sync::mpsc;
 use tracing::{error, warn};
 
 use super::{
-    AllowedLoras, Busy, CancelToken, Command, Outcome, ProgressFn, Resident, SeedOutput, Seeds, Task, Work, pool::Pool,
+    AllowedLoras, BusyTime, CallContext, CancelToken, DeviceCommand, EngineOutput, ProgressFn, Resident, SeedOutput,
+    SeedOutputs, Work, pool::Pool,
 };
 use crate::job::{
     Caption, DriftRecord, EditRecord, JobError, LoraRecord, ModelRecord, SamplingRecord, Stage, StageTiming,
@@ -31,7 +32,7 @@ pub struct Thread {
     /// Whether there are no other devices.
     pub alone: bool,
     pub pool: Arc<Pool>,
-    pub busy: Busy,
+    pub busy: BusyTime,
 }
 
 /// What becomes of the device after a command.
@@ -45,7 +46,7 @@ enum After {
 }
 
 impl Thread {
-    pub fn run(self, mut inbox: mpsc::Receiver<Command>) {
+    pub fn run(self, mut inbox: mpsc::Receiver<DeviceCommand>) {
         let _pool = compute_pool();
         let mut pipeline = self.pipeline();
         while let Some(command) = inbox.blocking_recv() {
@@ -72,18 +73,18 @@ impl Thread {
         Ok(pipeline)
     }
 
-    fn answer(&self, pipeline: &mut Result<QwenImagePipeline, JobError>, command: Command) -> After {
+    fn answer(&self, pipeline: &mut Result<QwenImagePipeline, JobError>, command: DeviceCommand) -> After {
         let pipeline = pipeline.as_mut().map_err(|error| error.clone());
         // The callers may be gone; the results are then dropped. A device leaves before its caller hears of it, because
         // the caller asks whether there are others.
         match command {
-            Command::Test { reply } => {
+            DeviceCommand::Test { reply } => {
                 let tested = pipeline.and_then(|pipeline| pipeline.self_test().map_err(JobError::from));
                 let after = self.after(&tested, false);
                 drop(reply.send(tested));
                 after
             }
-            Command::LoadEdit { task: Task { cancel, mut progress, lent }, reply } => {
+            DeviceCommand::LoadEdit { task: CallContext { cancel, mut progress, lent }, reply } => {
                 let loaded = pipeline.and_then(|pipeline| {
                     let mut callbacks = callbacks(&mut progress, &cancel);
                     pipeline.load_edit_model_with(&mut callbacks).map_err(JobError::from)
@@ -93,7 +94,7 @@ impl Thread {
                 drop(reply.send(loaded));
                 after
             }
-            Command::Run { work, seeds, task: Task { cancel, mut progress, lent }, reply } => {
+            DeviceCommand::Run { work, seeds, task: CallContext { cancel, mut progress, lent }, reply } => {
                 let (served, panicked) = match pipeline {
                     Ok(pipeline) => {
                         let served = catch_unwind(AssertUnwindSafe(|| {
@@ -116,14 +117,14 @@ impl Thread {
         &self,
         pipeline: &mut QwenImagePipeline,
         work: Work,
-        seeds: Option<Seeds>,
+        seeds: Option<SeedOutputs>,
         cancel: &CancelToken,
         progress: &mut ProgressFn,
-    ) -> Result<Outcome, JobError> {
+    ) -> Result<EngineOutput, JobError> {
         let mut callbacks = callbacks(progress, cancel);
         let mut only = None;
         let (seeds, each) = match seeds {
-            Some(Seeds { seeds, each }) => (seeds, Some(each)),
+            Some(SeedOutputs { seeds, each }) => (seeds, Some(each)),
             None => (vec![work.seed()], None),
         };
         let mut deliver = |output: SeedOutput| {
@@ -149,7 +150,7 @@ impl Thread {
             }
         };
         let timings = callbacks.timings().iter().map(timing).collect();
-        let outcome = Outcome {
+        let outcome = EngineOutput {
             images: Vec::new(),
             layer_names: Vec::new(),
             caption: None,
@@ -166,7 +167,7 @@ impl Thread {
             return Ok(outcome);
         };
         let (notes, sampling) = ([outcome.notes, notes].concat(), Some(sampling));
-        Ok(Outcome { images, layer_names, caption, notes, resolution, edit, sampling, ..outcome })
+        Ok(EngineOutput { images, layer_names, caption, notes, resolution, edit, sampling, ..outcome })
     }
 
     /// The only device stays, unless its models' state is not reliable any more: its caller restarts the process.

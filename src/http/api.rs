@@ -11,7 +11,7 @@ use tokio::sync::{Mutex, Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Probes, ServerModels, Settings,
+    HttpSettings, Probes, ServerModels,
     caller::Caller,
     middleware::Rates,
     pace::Pace,
@@ -38,8 +38,8 @@ const MODELS: Duration = Duration::from_secs(5);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The parts of the API.
-pub struct Parts {
-    pub settings: Settings,
+pub struct ApiParts {
+    pub settings: HttpSettings,
     /// Looks which models are on this machine, and what they accept. It reads files.
     pub models: Arc<dyn Fn() -> ServerModels + Send + Sync>,
     pub jobs: JobStore,
@@ -66,7 +66,7 @@ pub enum Dispatcher {
 
 /// The jobs that wait.
 #[derive(Debug, Default)]
-struct Waiting {
+struct WaitingJobs {
     counted: Option<(Instant, u64)>,
     pace: Pace,
 }
@@ -74,40 +74,40 @@ struct Waiting {
 /// The state that handlers share; cloning it is cheap.
 #[derive(Clone)]
 pub struct Api {
-    inner: Arc<Inner>,
+    inner: Arc<ApiInner>,
     /// Those of `inner`, with the actor of a request if there is one.
     jobs: JobStore,
     /// The limit of the request's token.
     jobs_per_day: Option<(u64, Actor)>,
 }
 
-pub struct Inner {
-    pub parts: Parts,
+pub struct ApiInner {
+    pub parts: ApiParts,
     pub watch: JobWatcher,
     pub rates: Rates,
     pub thumbnails: Thumbnails,
     pub uploads: Semaphore,
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<WaitingJobs>,
     models: Mutex<Option<(Instant, ServerModels)>>,
     /// Held while a job of a token with a limit is counted and accepted.
     counting: Mutex<()>,
 }
 
 impl Deref for Api {
-    type Target = Inner;
+    type Target = ApiInner;
 
-    fn deref(&self) -> &Inner {
+    fn deref(&self) -> &ApiInner {
         &self.inner
     }
 }
 
 impl Api {
     /// Starts the task that polls watched jobs; it ends with `stop`.
-    pub fn new(parts: Parts) -> Self {
+    pub fn new(parts: ApiParts) -> Self {
         let watch = JobWatcher::start(parts.jobs.clone(), parts.stop.clone());
         let rates = Rates::new(parts.settings.requests_per_second, &parts.settings.tokens);
         let jobs = parts.jobs.clone();
-        let inner = Arc::new(Inner {
+        let inner = Arc::new(ApiInner {
             parts,
             watch,
             rates,
@@ -130,7 +130,7 @@ impl Api {
         }
     }
 
-    pub fn settings(&self) -> &Settings {
+    pub fn settings(&self) -> &HttpSettings {
         &self.parts.settings
     }
 
@@ -189,9 +189,9 @@ impl Api {
                 models
             }
             None => {
-                let look = self.parts.models.clone();
+                let models = self.parts.models.clone();
                 let models =
-                    tokio::task::spawn_blocking(move || look()).await.unwrap_or_else(|_| (self.parts.models)());
+                    tokio::task::spawn_blocking(move || models()).await.unwrap_or_else(|_| (self.parts.models)());
                 *known = Some((Instant::now(), models.clone()));
                 models
             }

@@ -47,8 +47,8 @@ pub struct RetryQuery {
 /// Some of the dead letters, oldest first, without their bodies.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = DeadLetterPage)]
-pub struct DeadLetters {
-    /// How many are in the queue, without those that somebody else is looking at.
+pub struct DeadLetterList {
+    /// How many are in the queue, without those that another reader holds.
     pub total: u32,
     pub dead_letters: Vec<DeadLetter>,
     /// Whether there are more than `limit`.
@@ -65,18 +65,18 @@ pub struct RetriedLetters {
 ///
 /// They stay in the queue. Needs the role `operate`.
 #[utoipa::path(get, path = "/v1/dead-letters", tag = "dead-letters", operation_id = "list_dead_letters", params(DeadLetterQuery),
-    responses((status = 200, description = "The dead letters", body = DeadLetters), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
+    responses((status = 200, description = "The dead letters", body = DeadLetterList), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn list(
     State(api): State<Api>,
     QueryParams(asked): QueryParams<DeadLetterQuery>,
-) -> Answer<Json<DeadLetters>> {
+) -> Answer<Json<DeadLetterList>> {
     let limit = asked.limit.unwrap_or(USUAL);
     if !(1..=MOST).contains(&limit) {
         return Err(ApiError::bad_request(format!("limit: {limit} is not between 1 and {MOST}")).about("limit"));
     }
     let filter = DeadLetterFilter { kind: asked.kind, reason: asked.reason, ..DeadLetterFilter::default() };
     let page = queue(&api)?.dead_letters(&filter, limit).await?;
-    Ok(Json(DeadLetters { total: page.total, dead_letters: page.letters, more: page.more }))
+    Ok(Json(DeadLetterList { total: page.total, dead_letters: page.letters, more: page.more }))
 }
 
 /// Show a dead letter with its body
@@ -163,5 +163,5 @@ fn named(id: &str) -> Answer<DeadLetterName> {
 }
 
 fn missing(name: &DeadLetterName) -> ApiError {
-    ApiError::not_found(format!("there is no dead letter {name}, or somebody else is looking at it right now"))
+    ApiError::not_found(format!("there is no dead letter {name}, or another reader holds it right now"))
 }

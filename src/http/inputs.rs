@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::{
     api::Api,
     extract,
-    jobs::{Kept, upload_one},
+    jobs::{StoredUpload, upload_one},
     openapi::Binary,
     problem::{Answer, Problem},
 };
@@ -43,6 +43,6 @@ pub async fn upload(State(api): State<Api>, request: Request) -> Answer<Json<Upl
     if kind != "multipart/form-data" && kind != "application/octet-stream" && !kind.starts_with("image/") {
         return Err(extract::unsupported("image/*, application/octet-stream or multipart/form-data"));
     }
-    let Kept { name, width, height, size } = upload_one(&api, request).await?;
+    let StoredUpload { name, width, height, size } = upload_one(&api, request).await?;
     Ok(Json(UploadView { upload: name, width, height, size }))
 }

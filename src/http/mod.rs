@@ -3,7 +3,8 @@
 //! `acetate worker` serves only the three probes; `acetate serve` serves everything ([`Api`], [`routes`]). A request
 //! passes the middleware (`middleware/`: token, origin, rate, size), then reaches its handler. Handlers submit jobs,
 //! read rows and read files; none of them runs a job, and only the Qwen-Image web server's endpoints
-//! (`qwen_image_server`) and OpenAI's (`openai/`) wait for one. All watchers of a job share one query of its row (`watch.rs`).
+//! (`qwen_image_server`) and OpenAI's (`openai/`) wait for one. All watchers of a job share one query of its row
+//! (`watch.rs`).
 //!
 //! Every request and response type derives its schema, and `routes` builds `/openapi.json` from the routes themselves.
 
@@ -45,7 +46,7 @@ use axum::{Router, routing::get};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use api::{Api, Dispatcher, Parts};
+pub use api::{Api, ApiParts, Dispatcher};
 pub use caller::{Role, SINGLE_TOKEN};
 pub use listen::ConnectionLimits;
 pub use metrics::describe;
@@ -53,7 +54,7 @@ pub use middleware::{ApiToken, ApiTokens, NamedToken};
 pub use nested::NestedResult;
 pub use probes::Probes;
 pub use routes::{api_document, routes};
-pub use settings::{Defaults, ServerMode, ServerModel, ServerModels, Settings};
+pub use settings::{Defaults, HttpSettings, ServerMode, ServerModel, ServerModels};
 pub use webhook::{WebhookSecret, send as send_webhooks};
 
 use crate::job::JobError;

@@ -17,12 +17,12 @@ const MOST_SAMPLES: usize = 1000;
 
 #[derive(Debug, Default)]
 pub struct Pace {
-    samples: VecDeque<Sample>,
+    samples: VecDeque<PaceSample>,
     accepted: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Sample {
+struct PaceSample {
     at: Instant,
     /// Jobs that waited.
     waiting: u64,
@@ -42,7 +42,7 @@ impl Pace {
         {
             self.samples.pop_front();
         }
-        self.samples.push_back(Sample { at, waiting, accepted: self.accepted });
+        self.samples.push_back(PaceSample { at, waiting, accepted: self.accepted });
     }
 
     /// In how many seconds so many jobs will have started, at the pace of the last minutes.

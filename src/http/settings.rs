@@ -8,13 +8,13 @@ use utoipa::ToSchema;
 use super::{ApiTokens, WebhookSecret};
 use crate::{
     egress::WebhookPolicy,
-    image::Limits,
+    image::DecodeLimits,
     job::{DecomposeParams, EditParams, WorkflowParams},
 };
 
 /// The settings of `[http]`, and those of other sections that the API needs.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct HttpSettings {
     /// None: no token is needed.
     pub tokens: ApiTokens,
     /// Host names, in addition to localhost, that a server without a token accepts.
@@ -32,7 +32,7 @@ pub struct Settings {
     /// The pause after the first failed webhook call.
     pub webhook_retry: Duration,
     /// The limits of an input picture.
-    pub limits: Limits,
+    pub limits: DecodeLimits,
     pub http_inputs: bool,
     pub defaults: Defaults,
     pub mode: ServerMode,

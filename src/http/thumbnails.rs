@@ -31,31 +31,31 @@ const AT_A_TIME: usize = 2;
 /// An address may have another picture later.
 const A_WHILE: &str = "private, max-age=3600";
 
-type Key = (JobId, String, u32);
+type ThumbnailKey = (JobId, String, u32);
 
 pub struct Thumbnails {
-    kept: Mutex<Kept>,
+    kept: Mutex<CachedThumbnails>,
     making: Semaphore,
 }
 
-struct Kept {
-    pictures: LruCache<Key, Bytes>,
+struct CachedThumbnails {
+    pictures: LruCache<ThumbnailKey, Bytes>,
     bytes: usize,
 }
 
 impl Default for Thumbnails {
     fn default() -> Self {
-        let kept = Kept { pictures: LruCache::unbounded(), bytes: 0 };
+        let kept = CachedThumbnails { pictures: LruCache::unbounded(), bytes: 0 };
         Self { kept: Mutex::new(kept), making: Semaphore::new(AT_A_TIME) }
     }
 }
 
 impl Thumbnails {
-    fn get(&self, key: &Key) -> Option<Bytes> {
+    fn get(&self, key: &ThumbnailKey) -> Option<Bytes> {
         self.lock().pictures.get(key).cloned()
     }
 
-    fn put(&self, key: Key, picture: Bytes) {
+    fn put(&self, key: ThumbnailKey, picture: Bytes) {
         let mut kept = self.lock();
         kept.bytes += picture.len();
         if let Some(before) = kept.pictures.put(key, picture) {
@@ -71,7 +71,8 @@ impl Thumbnails {
     /// Removes the thumbnails of a deleted job.
     pub fn forget(&self, job: JobId) {
         let mut kept = self.lock();
-        let gone: Vec<Key> = kept.pictures.iter().map(|(key, _)| key).filter(|key| key.0 == job).cloned().collect();
+        let gone: Vec<ThumbnailKey> =
+            kept.pictures.iter().map(|(key, _)| key).filter(|key| key.0 == job).cloned().collect();
         for key in gone {
             if let Some(picture) = kept.pictures.pop(&key) {
                 kept.bytes -= picture.len();
@@ -79,7 +80,7 @@ impl Thumbnails {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Kept> {
+    fn lock(&self) -> MutexGuard<'_, CachedThumbnails> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -154,7 +155,8 @@ async fn of_input(api: &Api, row: &JobRow, index: usize, size: u32, headers: &He
     Ok(fresh(picture, "image/png", &tag, A_WHILE))
 }
 
-/// A job's input, with the place of a trimmed layer, if it is in the store: nothing is fetched from the web for a thumbnail.
+/// A job's input, with the place of a trimmed layer, if it is in the store: nothing is fetched from the web for a
+/// thumbnail.
 async fn input_bytes(api: &Api, input: &InputRef) -> Answer<(Vec<u8>, Option<Placement>)> {
     match input {
         InputRef::Url(url) if url.starts_with("http") => {
@@ -175,7 +177,7 @@ async fn input_bytes(api: &Api, input: &InputRef) -> Answer<(Vec<u8>, Option<Pla
     }
 }
 
-async fn make(api: &Api, key: Key, bytes: Vec<u8>, placement: Option<Placement>) -> Answer<Bytes> {
+async fn make(api: &Api, key: ThumbnailKey, bytes: Vec<u8>, placement: Option<Placement>) -> Answer<Bytes> {
     let (limits, name, size) = (api.settings().limits, key.1.clone(), key.2);
     let made = tokio::task::spawn_blocking(move || image::thumbnail(&name, &bytes, placement, &limits, size)).await;
     let picture = match made {

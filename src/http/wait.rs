@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
     api::Api,
-    jobs::{InputBody, Key, SubmitBody, compose},
+    jobs::{IdempotencyKey, InputBody, SubmitBody, job_request},
     problem::{Answer, ApiError},
     view::InputView,
     watch::Watched,
@@ -21,7 +21,7 @@ use crate::{
 /// A client is waiting, so these jobs go before others.
 const PRIORITY: u8 = 5;
 /// How often the row is read directly, in case the shared query misses a change.
-const LOOK: Duration = Duration::from_secs(10);
+const RECHECK_EVERY: Duration = Duration::from_secs(10);
 /// The longest time that can be told to the runtime.
 const ENDLESS: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -32,7 +32,7 @@ pub struct Wait<'a> {
     pub most: Option<Duration>,
     /// The `Idempotency-Key` of the request. Its sender may come back for the same jobs, so they are not cancelled when
     /// it leaves.
-    pub key: Option<&'a Key>,
+    pub key: Option<&'a IdempotencyKey>,
 }
 
 /// A job for a client that waits.
@@ -62,9 +62,9 @@ pub async fn done(api: &Api, bodies: Vec<SubmitBody>, wait: Wait<'_>) -> Answer<
     let deadline = Instant::now() + wait.most.unwrap_or(ENDLESS);
     let mut requests = Vec::with_capacity(bodies.len());
     for (index, body) in bodies.into_iter().enumerate() {
-        requests.push(compose(api, body, wait.key.map(|key| key.nth(index))).await?);
+        requests.push(job_request(api, body, wait.key.map(|key| key.nth(index))).await?);
     }
-    let mut caller = Caller { api: api.clone(), jobs: Vec::new(), comes_back: wait.key.is_some() };
+    let mut caller = WaitingClient { api: api.clone(), jobs: Vec::new(), comes_back: wait.key.is_some() };
     for (request, options) in &requests {
         api.accept(request, options).await?;
         caller.jobs.push(request.id);
@@ -104,19 +104,19 @@ fn too_long(jobs: &[JobId], most: Duration) -> ApiError {
 }
 
 async fn ended(api: &Api, id: JobId) -> Answer<JobRow> {
-    let mut looks = api.watch.follow(id);
+    let mut states = api.watch.follow(id);
     let stopping = || {
         let detail = "the server is shutting down; the job continues when it is back, see /v1/jobs";
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail).of_job(id).later(5)
     };
     loop {
         tokio::select! {
-            _ = looks.changed() => {}
-            () = sleep(LOOK) => {}
+            _ = states.changed() => {}
+            () = sleep(RECHECK_EVERY) => {}
             () = api.parts.stop.cancelled() => return Err(stopping()),
         }
-        let look = looks.borrow_and_update().clone();
-        match look {
+        let state = states.borrow_and_update().clone();
+        match state {
             Watched::Row(row) if row.state.is_terminal() => return Ok((*row).clone()),
             Watched::Gone => return Err(ApiError::no_job(id)),
             Watched::Row(_) | Watched::Unknown => {}
@@ -125,19 +125,19 @@ async fn ended(api: &Api, id: JobId) -> Answer<JobRow> {
 }
 
 /// A waiting client. If it is dropped before the end, as when a connection breaks, it cancels the jobs.
-struct Caller {
+struct WaitingClient {
     api: Api,
     jobs: Vec<JobId>,
     comes_back: bool,
 }
 
-impl Caller {
+impl WaitingClient {
     fn has_stayed(mut self) {
         self.jobs.clear();
     }
 }
 
-impl Drop for Caller {
+impl Drop for WaitingClient {
     fn drop(&mut self) {
         // When the server stops, the jobs stay queued.
         if self.comes_back || self.jobs.is_empty() || self.api.parts.stop.is_cancelled() {

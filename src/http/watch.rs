@@ -33,12 +33,12 @@ pub enum Watched {
 }
 
 #[derive(Debug, Clone, Default)]
-pub struct JobWatcher(Arc<Shared>);
+pub struct JobWatcher(Arc<WatchedJobs>);
 
 #[derive(Debug, Default)]
-struct Shared {
+struct WatchedJobs {
     watched: Mutex<HashMap<JobId, watch::Sender<Watched>>>,
-    somebody: Notify,
+    watcher_added: Notify,
 }
 
 impl JobWatcher {
@@ -47,7 +47,7 @@ impl JobWatcher {
         let shared = watch.0.clone();
         tokio::spawn(async move {
             tokio::select! {
-                () = look_after(&shared, &jobs) => {}
+                () = maintain(&shared, &jobs) => {}
                 () = stop.cancelled() => {}
             }
         });
@@ -59,12 +59,12 @@ impl JobWatcher {
         let mut watched = self.0.lock();
         let receiver = watched.entry(id).or_insert_with(|| watch::Sender::new(Watched::Unknown)).subscribe();
         drop(watched);
-        self.0.somebody.notify_one();
+        self.0.watcher_added.notify_one();
         receiver
     }
 }
 
-impl Shared {
+impl WatchedJobs {
     /// A poisoned lock can be used: no code under it can leave the map inconsistent.
     fn lock(&self) -> MutexGuard<'_, HashMap<JobId, watch::Sender<Watched>>> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
@@ -82,15 +82,15 @@ impl Shared {
         let watched = self.lock();
         for id in asked {
             let Some(sender) = watched.get(id) else { continue };
-            sender.send_if_modified(|look| match (rows.remove(id), &*look) {
+            sender.send_if_modified(|seen| match (rows.remove(id), &*seen) {
                 (Some(row), Watched::Row(known)) if **known == row => false,
                 (Some(row), _) => {
-                    *look = Watched::Row(Arc::new(row));
+                    *seen = Watched::Row(Arc::new(row));
                     true
                 }
                 (None, Watched::Gone) => false,
                 (None, _) => {
-                    *look = Watched::Gone;
+                    *seen = Watched::Gone;
                     true
                 }
             });
@@ -98,12 +98,12 @@ impl Shared {
     }
 }
 
-async fn look_after(shared: &Shared, jobs: &JobStore) {
+async fn maintain(shared: &WatchedJobs, jobs: &JobStore) {
     let mut changes = jobs.changes();
     loop {
         let ids = shared.ids();
         if ids.is_empty() {
-            shared.somebody.notified().await;
+            shared.watcher_added.notified().await;
             continue;
         }
         for chunk in ids.chunks(CHUNK) {
@@ -116,7 +116,7 @@ async fn look_after(shared: &Shared, jobs: &JobStore) {
         tokio::select! {
             () = changes.wait_for_change() => {}
             // A new watcher does not have to wait for the next change.
-            () = shared.somebody.notified() => {}
+            () = shared.watcher_added.notified() => {}
         }
     }
 }

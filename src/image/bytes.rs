@@ -1,12 +1,12 @@
 //! Numbers at positions of a file, in its byte order. Nothing panics: a position outside the file is `None`.
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Reader<'a> {
+pub(super) struct EndianReader<'a> {
     all: &'a [u8],
     pub little: bool,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> EndianReader<'a> {
     /// The byte order is the first two bytes, as in TIFF and EXIF.
     pub fn of_tiff(all: &'a [u8]) -> Option<Self> {
         match all.get(..2)? {

@@ -43,8 +43,8 @@ pub(super) fn width(text: &str) -> u32 {
     text.chars().count() as u32 * 4 * DOT
 }
 
-/// Writes a line, in capitals, with its top left corner at `left`, `top`. Letters that the font lacks are left blank, and
-/// what does not fit into the picture is cut off.
+/// Writes a line, in capitals, with its top left corner at `left`, `top`. Letters that the font lacks are left blank,
+/// and what does not fit into the picture is cut off.
 pub(super) fn write(picture: &mut RgbaImage, left: u32, top: u32, text: &str) {
     for (index, letter) in (0..).zip(text.to_uppercase().chars()) {
         let Some((_, rows)) = LETTERS.iter().find(|(known, _)| *known == letter) else { continue };

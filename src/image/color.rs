@@ -129,20 +129,21 @@ fn coded(primaries: u8, transfer: u8) -> Result<Option<(ColorProfile, String)>, 
 /// None if the profile is sRGB; the error says what is wrong with it.
 fn by_profile(pixels: &Pixels, profile: &ColorProfile) -> Result<Option<RgbaImage>, String> {
     let shape = match (pixels.model, profile.color_space) {
-        (Model::Gray, DataColorSpace::Gray) => Shape::GrayAlpha,
-        (Model::Gray | Model::Rgb, DataColorSpace::Rgb) => Shape::Rgba,
-        (Model::Cmyk, DataColorSpace::Cmyk) => Shape::Cmyk,
+        (Model::Gray, DataColorSpace::Gray) => PixelLayout::GrayAlpha,
+        (Model::Gray | Model::Rgb, DataColorSpace::Rgb) => PixelLayout::Rgba,
+        (Model::Cmyk, DataColorSpace::Cmyk) => PixelLayout::Cmyk,
         (_, other) => return Err(format!("is for {other:?} pixels, unlike this picture")),
     };
     let unusable = |error: CmsError| format!("cannot be used ({error})");
     let (srgb, options) = (ColorProfile::new_srgb(), TransformOptions::default());
     let eight = profile.create_transform_8bit(shape.from(), &srgb, shape.to(), options).map_err(unusable)?;
-    if shape != Shape::Cmyk {
+    if shape != PixelLayout::Cmyk {
         let probe = colors(shape);
         let mut converted = vec![0; probe.len() / shape.from().channels() * 4];
         eight.transform(&probe, &mut converted).map_err(unusable)?;
         let same = |(before, after): (&[u8], &[u8])| {
-            let before = if shape == Shape::GrayAlpha { [before[0]; 3] } else { [before[0], before[1], before[2]] };
+            let before =
+                if shape == PixelLayout::GrayAlpha { [before[0]; 3] } else { [before[0], before[1], before[2]] };
             before.iter().zip(after).all(|(before, after)| before.abs_diff(*after) <= SAME)
         };
         if probe.chunks_exact(shape.from().channels()).zip(converted.chunks_exact(4)).all(same) {
@@ -161,13 +162,13 @@ fn by_profile(pixels: &Pixels, profile: &ColorProfile) -> Result<Option<RgbaImag
 
 /// How the pixels are passed to the transform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Shape {
+enum PixelLayout {
     GrayAlpha,
     Rgba,
     Cmyk,
 }
 
-impl Shape {
+impl PixelLayout {
     fn from(self) -> Layout {
         match self {
             Self::GrayAlpha => Layout::GrayAlpha,
@@ -181,14 +182,14 @@ impl Shape {
     }
 }
 
-trait Sample: Copy + Default + Send + Sync {
+trait ChannelValue: Copy + Default + Send + Sync {
     const FULL: Self;
     fn eight(self) -> u8;
     /// From 0 to 1.
     fn part(self) -> f32;
 }
 
-impl Sample for u8 {
+impl ChannelValue for u8 {
     const FULL: Self = Self::MAX;
     fn eight(self) -> u8 {
         self
@@ -198,7 +199,7 @@ impl Sample for u8 {
     }
 }
 
-impl Sample for u16 {
+impl ChannelValue for u16 {
     const FULL: Self = Self::MAX;
     fn eight(self) -> u8 {
         ((u32::from(self) + 128) / 257) as u8
@@ -209,10 +210,10 @@ impl Sample for u16 {
 }
 
 /// Converts row by row. Alpha is kept as it is.
-fn rows<T: Sample>(
+fn rows<T: ChannelValue>(
     pixels: &Pixels,
     samples: &[T],
-    shape: Shape,
+    shape: PixelLayout,
     transform: impl Fn(&[T], &mut [T]) -> Result<(), CmsError> + Sync,
 ) -> Result<RgbaImage, CmsError> {
     let (channels, colors) = (pixels.channels(), pixels.model.channels());
@@ -224,10 +225,10 @@ fn rows<T: Sample>(
             let mut from = Vec::with_capacity(width * 4);
             for pixel in row.chunks_exact(channels) {
                 match (shape, pixels.model) {
-                    (Shape::GrayAlpha, _) => from.extend([pixel[0], alpha(pixel)]),
-                    (Shape::Cmyk, _) => from.extend_from_slice(&pixel[..4]),
-                    (Shape::Rgba, Model::Gray) => from.extend([pixel[0], pixel[0], pixel[0], alpha(pixel)]),
-                    (Shape::Rgba, _) => from.extend([pixel[0], pixel[1], pixel[2], alpha(pixel)]),
+                    (PixelLayout::GrayAlpha, _) => from.extend([pixel[0], alpha(pixel)]),
+                    (PixelLayout::Cmyk, _) => from.extend_from_slice(&pixel[..4]),
+                    (PixelLayout::Rgba, Model::Gray) => from.extend([pixel[0], pixel[0], pixel[0], alpha(pixel)]),
+                    (PixelLayout::Rgba, _) => from.extend([pixel[0], pixel[1], pixel[2], alpha(pixel)]),
                 }
             }
             let step = shape.to().channels();
@@ -251,7 +252,7 @@ fn plain(pixels: &Pixels) -> RgbaImage {
     }
 }
 
-fn plain_rows<T: Sample>(pixels: &Pixels, samples: &[T]) -> RgbaImage {
+fn plain_rows<T: ChannelValue>(pixels: &Pixels, samples: &[T]) -> RgbaImage {
     let (channels, colors) = (pixels.channels(), pixels.model.channels());
     let width = pixels.width as usize;
     let mut image = RgbaImage::new(pixels.width, pixels.height);
@@ -301,9 +302,9 @@ fn lab(l: f32, a: f32, b: f32) -> [u8; 3] {
 }
 
 /// A lattice through the color cube (opaque), or only the grays.
-fn colors(shape: Shape) -> Vec<u8> {
+fn colors(shape: PixelLayout) -> Vec<u8> {
     let steps = || (0..=255u8).step_by(17);
-    if shape == Shape::GrayAlpha {
+    if shape == PixelLayout::GrayAlpha {
         return (0..=255u8).flat_map(|value| [value, 255]).collect();
     }
     steps().flat_map(|r| steps().flat_map(move |g| steps().flat_map(move |b| [r, g, b, 255]))).collect()

@@ -145,7 +145,7 @@ fn describe(bytes: &[u8]) -> String {
     } else if text.len() >= head.len().min(16) && !text.contains(|c: char| c.is_control() && !c.is_whitespace()) {
         "the bytes look like plain text".to_owned()
     } else {
-        let hex: Vec<String> = bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let hex: Vec<String> = bytes.iter().take(8).map(|byte| hex::encode([*byte])).collect();
         format!("the bytes begin with {}, which is not a known format", hex.join(" "))
     }
 }

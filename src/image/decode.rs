@@ -14,7 +14,7 @@ use super::color::{self, Encoding, MOST_PROFILE, Profile};
 use super::container::{self, FileFormat, Survey};
 use super::exif::{Exif, xmp_orientation};
 use super::jxl::Jxl;
-use super::limits::Limits;
+use super::limits::DecodeLimits;
 use super::pixels::{CodecError, Pixels};
 use super::tiff::Tiff;
 use super::{jpeg, png_file};
@@ -37,10 +37,10 @@ pub struct Decoded {
 /// # Errors
 /// [`JobError::ImageTooLarge`] beyond a limit; [`JobError::InvalidImage`] if the bytes are not a picture, an incomplete
 /// one, or an unsupported one. A truncated picture is always an error, never partly gray.
-pub fn decode(name: &str, bytes: &[u8], limits: &Limits) -> Result<Decoded, JobError> {
+pub fn decode(name: &str, bytes: &[u8], limits: &DecodeLimits) -> Result<Decoded, JobError> {
     guarded(name, || {
         limits.check_file(name, bytes.len() as u64)?;
-        let header = Header::read(name, bytes, limits)?;
+        let header = PictureHeader::read(name, bytes, limits)?;
         let frames = header.frames_note();
         let orientation = header.orientation();
         let most_memory = usize::try_from(limits.max_memory).unwrap_or(usize::MAX);
@@ -64,7 +64,7 @@ pub fn decode(name: &str, bytes: &[u8], limits: &Limits) -> Result<Decoded, JobE
 
 /// The facts in a picture's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Look {
+pub struct PictureInfo {
     /// The file's extension: `png`.
     pub ending: &'static str,
     /// As it is shown: after the EXIF orientation.
@@ -74,7 +74,7 @@ pub struct Look {
     pub memory: u64,
 }
 
-impl Look {
+impl PictureInfo {
     /// Bytes of the decoded picture.
     pub fn decoded(&self) -> u64 {
         u64::from(self.width) * u64::from(self.height) * 4
@@ -85,22 +85,23 @@ impl Look {
 ///
 /// # Errors
 /// Those of [`decode`] that the header shows.
-pub fn look(name: &str, bytes: &[u8], limits: &Limits) -> Result<Look, JobError> {
+pub fn probe(name: &str, bytes: &[u8], limits: &DecodeLimits) -> Result<PictureInfo, JobError> {
     guarded(name, || {
-        let header = Header::read(name, bytes, limits)?;
+        let header = PictureHeader::read(name, bytes, limits)?;
         let (mut width, mut height) = header.size;
         if header.orientation().to_exif() >= 5 {
             (width, height) = (height, width);
         }
-        Ok(Look { ending: header.format.extension(), width, height, memory: header.memory() })
+        Ok(PictureInfo { ending: header.format.extension(), width, height, memory: header.memory() })
     })
 }
 
-/// Whether a PNG's pixels are what [`decode`] makes of them: 8 bits, sRGB, upright, one picture. False for anything else.
+/// Whether a PNG's pixels are what [`decode`] makes of them: 8 bits, sRGB, upright, one picture. False for anything
+/// else.
 pub(super) fn is_plain(bytes: &[u8]) -> bool {
-    let Ok(header) = Header::read("", bytes, &Limits::default()) else { return false };
+    let Ok(header) = PictureHeader::read("", bytes, &DecodeLimits::default()) else { return false };
     let says_nothing = Encoding { srgb: header.encoding.srgb, ..Encoding::default() };
-    matches!(header.kind, Kind::Png { .. })
+    matches!(header.kind, FormatHeader::Png { .. })
         && bytes.get(24) == Some(&8)
         && header.orientation() == Orientation::NoTransforms
         && header.encoding == says_nothing
@@ -118,16 +119,16 @@ fn guarded<T>(name: &str, work: impl FnOnce() -> Result<T, JobError>) -> Result<
 }
 
 /// Everything about a picture but its pixels.
-struct Header<'a> {
+struct PictureHeader<'a> {
     format: FileFormat,
     survey: Survey,
     size: (u32, u32),
     exif: Exif,
     encoding: Encoding<'a>,
-    kind: Kind<'a>,
+    kind: FormatHeader<'a>,
 }
 
-enum Kind<'a> {
+enum FormatHeader<'a> {
     Png {
         pixel_bytes: u64,
     },
@@ -138,9 +139,9 @@ enum Kind<'a> {
     Other,
 }
 
-impl<'a> Header<'a> {
+impl<'a> PictureHeader<'a> {
     /// Reads and checks it.
-    fn read(name: &str, bytes: &'a [u8], limits: &Limits) -> Result<Self, JobError> {
+    fn read(name: &str, bytes: &'a [u8], limits: &DecodeLimits) -> Result<Self, JobError> {
         let invalid = |reason: String| JobError::InvalidImage { input: name.to_owned(), reason };
         let format = container::recognize(bytes).map_err(invalid)?;
         let survey = container::survey(format, bytes).map_err(invalid)?;
@@ -153,7 +154,7 @@ impl<'a> Header<'a> {
             size: survey.size.unwrap_or_default(),
             exif: part(&survey.exif).map(Exif::of).unwrap_or_default(),
             encoding: Encoding { profile: part(&survey.profile).map(bounded), ..Encoding::default() },
-            kind: Kind::Other,
+            kind: FormatHeader::Other,
             survey,
         };
         header.exif.orientation = header.exif.orientation.or(part(&header.survey.xmp).and_then(xmp_orientation));
@@ -162,7 +163,7 @@ impl<'a> Header<'a> {
                 let facts = png_file::facts(bytes);
                 header.exif = facts.exif;
                 header.encoding = facts.encoding;
-                header.kind = Kind::Png { pixel_bytes: facts.pixel_bytes };
+                header.kind = FormatHeader::Png { pixel_bytes: facts.pixel_bytes };
             }
             FileFormat::Jpeg => {
                 let jpeg = jpeg::JpegHeader::read(bytes, MOST_PROFILE).ok_or_else(|| {
@@ -174,7 +175,7 @@ impl<'a> Header<'a> {
                 header.exif = part(&jpeg.exif).map(Exif::of).unwrap_or_default();
                 header.exif.orientation = header.exif.orientation.or(part(&jpeg.xmp).and_then(xmp_orientation));
                 header.encoding.profile = jpeg.icc.clone().map(|profile| Profile::Bytes(profile.into()));
-                header.kind = Kind::Jpeg(jpeg);
+                header.kind = FormatHeader::Jpeg(jpeg);
             }
             FileFormat::Tiff => {
                 let tiff = Tiff::open(bytes).map_err(invalid)?;
@@ -182,7 +183,7 @@ impl<'a> Header<'a> {
                 header.survey.frames = tiff.pages();
                 header.exif = Exif { orientation: tiff.orientation(), ..Exif::of(bytes) };
                 header.encoding.profile = tiff.icc(MOST_PROFILE).map(|profile| Profile::Bytes(profile.into()));
-                header.kind = Kind::Tiff(Box::new(tiff));
+                header.kind = FormatHeader::Tiff(Box::new(tiff));
             }
             FileFormat::JpegXl => {
                 let most = usize::try_from(limits.max_memory).unwrap_or(usize::MAX);
@@ -191,7 +192,7 @@ impl<'a> Header<'a> {
                 header.size = jxl.size();
                 header.survey.frames = jxl.frames();
                 header.encoding.profile = jxl.icc().map(bounded);
-                header.kind = Kind::Jxl(Box::new(jxl));
+                header.kind = FormatHeader::Jxl(Box::new(jxl));
             }
             FileFormat::WebP | FileFormat::Gif | FileFormat::Bmp => {
                 header.size =
@@ -208,12 +209,12 @@ impl<'a> Header<'a> {
     fn memory(&self) -> u64 {
         let pixels = u64::from(self.size.0) * u64::from(self.size.1);
         let decoder = match &self.kind {
-            Kind::Png { pixel_bytes } => pixels * pixel_bytes,
-            Kind::Jpeg(jpeg) => pixels * jpeg.bytes_per_pixel(),
-            Kind::Tiff(tiff) => tiff.memory(),
-            Kind::Jxl(jxl) => pixels * jxl.bytes_per_pixel(),
+            FormatHeader::Png { pixel_bytes } => pixels * pixel_bytes,
+            FormatHeader::Jpeg(jpeg) => pixels * jpeg.bytes_per_pixel(),
+            FormatHeader::Tiff(tiff) => tiff.memory(),
+            FormatHeader::Jxl(jxl) => pixels * jxl.bytes_per_pixel(),
             // The frame and the canvas.
-            Kind::Other => pixels * 8,
+            FormatHeader::Other => pixels * 8,
         };
         let turned = if self.orientation() == Orientation::NoTransforms { 0 } else { pixels * 4 };
         // The decoder's samples are freed before the picture is turned.
@@ -245,23 +246,23 @@ impl<'a> Header<'a> {
         let invalid = |reason: String| JobError::InvalidImage { input: name.to_owned(), reason };
         let broken = |error| explain_codec(name, self.format, error);
         match &self.kind {
-            Kind::Png { .. } => png_file::decode(bytes, most_memory).map_err(broken),
-            Kind::Jpeg(jpeg) => {
+            FormatHeader::Png { .. } => png_file::decode(bytes, most_memory).map_err(broken),
+            FormatHeader::Jpeg(jpeg) => {
                 let opened = jpeg::decode(bytes, jpeg, None, most_memory).map_err(invalid)?;
                 opened.notes.into_iter().for_each(note);
                 Ok(opened.pixels)
             }
-            Kind::Tiff(tiff) => {
+            FormatHeader::Tiff(tiff) => {
                 let (pixels, notes) = tiff.decode().map_err(invalid)?;
                 notes.into_iter().for_each(note);
                 Ok(pixels)
             }
-            Kind::Jxl(jxl) => {
+            FormatHeader::Jxl(jxl) => {
                 let (pixels, hdr) = jxl.decode().map_err(broken)?;
                 hdr.into_iter().for_each(note);
                 Ok(pixels)
             }
-            Kind::Other => {
+            FormatHeader::Other => {
                 let refused = |error| explain(name, self.format, error);
                 let decoder = open(self.format, bytes, most_memory as u64).map_err(refused)?;
                 let image = DynamicImage::from_decoder(decoder).map_err(refused)?;

@@ -1,6 +1,6 @@
 //! Reads the few EXIF fields that change pixels: the orientation and the color space.
 
-use super::bytes::Reader;
+use super::bytes::EndianReader;
 
 const ORIENTATION: u16 = 0x0112;
 const EXIF_FOLDER: u16 = 0x8769;
@@ -23,10 +23,10 @@ impl Exif {
     /// `block` is a TIFF structure, with or without `Exif\0\0` before it. Anything unreadable is skipped.
     pub fn of(block: &[u8]) -> Self {
         let block = block.strip_prefix(b"Exif\0\0").unwrap_or(block);
-        let Some(reader) = Reader::of_tiff(block) else { return Self::default() };
+        let Some(reader) = EndianReader::of_tiff(block) else { return Self::default() };
         let mut found = Self::default();
         let Some(first) = reader.u32(4) else { return found };
-        let main = Folder { reader, at: first as usize };
+        let main = ExifIfd { reader, at: first as usize };
         found.orientation = main.short(ORIENTATION).and_then(|value| u8::try_from(value).ok());
         found.orientation = found.orientation.filter(|value| (1..=8).contains(value));
         if let Some(exif) = main.folder(EXIF_FOLDER) {
@@ -37,7 +37,8 @@ impl Exif {
     }
 }
 
-/// The orientation in an XMP packet, which some programs write instead of EXIF: `tiff:Orientation="6"`, or as an element.
+/// The orientation in an XMP packet, which some programs write instead of EXIF: `tiff:Orientation="6"`, or as an
+/// element.
 pub(super) fn xmp_orientation(packet: &[u8]) -> Option<u8> {
     const NAME: &[u8] = b"tiff:Orientation";
     let at = packet.windows(NAME.len()).position(|window| window == NAME)? + NAME.len();
@@ -50,12 +51,12 @@ pub(super) fn xmp_orientation(packet: &[u8]) -> Option<u8> {
 }
 
 #[derive(Clone, Copy)]
-struct Folder<'a> {
-    reader: Reader<'a>,
+struct ExifIfd<'a> {
+    reader: EndianReader<'a>,
     at: usize,
 }
 
-impl Folder<'_> {
+impl ExifIfd<'_> {
     /// The position of the entry for `tag`.
     fn entry(&self, tag: u16) -> Option<usize> {
         let count = self.reader.u16(self.at)?.min(MOST_ENTRIES);

@@ -3,7 +3,7 @@
 use ::image::Rgba;
 use qwen_image::image_processor::lanczos;
 
-use super::{Limits, decode, encode_png};
+use super::{DecodeLimits, decode, encode_png};
 use crate::job::JobError;
 
 /// What to do about transparency.
@@ -32,12 +32,12 @@ impl Background {
 /// The picture as PNG, with another size of the same shape, and with or without transparency.
 ///
 /// # Errors
-/// Those of [`decode`]; [`JobError::InvalidRequest`] for a size of another shape, or of more pixels than the limits allow,
-/// and for a transparent background of a picture that has none.
+/// Those of [`decode`]; [`JobError::InvalidRequest`] for a size of another shape, or of more pixels than the limits
+/// allow, and for a transparent background of a picture that has none.
 pub fn fitted(
     name: &str,
     bytes: &[u8],
-    limits: &Limits,
+    limits: &DecodeLimits,
     size: Option<(u32, u32)>,
     background: Background,
 ) -> Result<Vec<u8>, JobError> {
@@ -64,14 +64,14 @@ pub fn fitted(
 fn check_size(
     (width, height): (u32, u32),
     (has_width, has_height): (u32, u32),
-    limits: &Limits,
+    limits: &DecodeLimits,
 ) -> Result<(), JobError> {
     let invalid = |reason: String| Err(JobError::invalid("size", reason));
     if width > limits.max_width
         || height > limits.max_height
         || u64::from(width) * u64::from(height) > limits.max_pixels
     {
-        let Limits { max_width, max_height, max_pixels, .. } = limits;
+        let DecodeLimits { max_width, max_height, max_pixels, .. } = limits;
         return invalid(format!(
             "{width}x{height} is too large; at most {max_width}x{max_height} and {max_pixels} pixels"
         ));
@@ -112,7 +112,7 @@ mod tests {
         size: Option<(u32, u32)>,
         background: Background,
     ) -> Result<RgbaImage, JobError> {
-        let limits = Limits::default();
+        let limits = DecodeLimits::default();
         let picture = encode_png(&RgbaImage::from_pixel(width, height, Rgba([200, 0, 0, alpha]))).unwrap();
         fitted("x", &picture, &limits, size, background).map(|png| decode("x", &png, &limits).unwrap().pixels)
     }

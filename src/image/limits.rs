@@ -4,7 +4,7 @@ use crate::job::JobError;
 
 /// The limits of input pictures. Their headers are checked before any pixel is allocated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct DecodeLimits {
     /// Pixels.
     pub max_width: u32,
     /// Pixels.
@@ -18,13 +18,13 @@ pub struct Limits {
 }
 
 /// The defaults of `config/default.toml`.
-impl Default for Limits {
+impl Default for DecodeLimits {
     fn default() -> Self {
         Self { max_width: 32_768, max_height: 32_768, max_pixels: 128 << 20, max_bytes: 256 << 20, max_memory: 4 << 30 }
     }
 }
 
-impl Limits {
+impl DecodeLimits {
     /// # Errors
     /// [`JobError::ImageTooLarge`] for a file with more than `max_bytes`.
     pub fn check_file(&self, name: &str, bytes: u64) -> Result<(), JobError> {

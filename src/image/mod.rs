@@ -27,10 +27,10 @@ mod trim;
 
 pub use bounding_box::bounding_box;
 use decode::is_plain;
-pub use decode::{Decoded, Look, decode, look};
+pub use decode::{Decoded, PictureInfo, decode, probe};
 pub use export::{ExportError, ExportFormat, Group, Sheet, Stack};
 pub use fit::{Background, fitted};
-pub use limits::Limits;
+pub use limits::DecodeLimits;
 pub use mask::mask_of_transparency;
 pub use png::encode_png;
 pub use sheet::{SHEET_COLUMNS, contact_sheet, shrunk};

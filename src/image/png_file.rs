@@ -24,7 +24,7 @@ const PRIMARIES_TOLERANCE: u32 = 1_000;
 
 /// Chunks that say how the pixels are to be shown.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Facts<'a> {
+pub(super) struct PngInfo<'a> {
     pub encoding: Encoding<'a>,
     pub exif: Exif,
     /// Bytes of a decoded pixel, at most.
@@ -32,8 +32,8 @@ pub(super) struct Facts<'a> {
 }
 
 /// The file was surveyed: its chunks are complete.
-pub(super) fn facts(bytes: &[u8]) -> Facts<'_> {
-    let mut facts = Facts::default();
+pub(super) fn facts(bytes: &[u8]) -> PngInfo<'_> {
+    let mut facts = PngInfo::default();
     let (mut gamma, mut primaries, mut turned) = (None, None, None);
     let mut at = 8usize;
     while let (Some(length), Some(kind)) = (word(bytes, at), bytes.get(at + 4..at + 8)) {

@@ -1,6 +1,6 @@
 //! Recognizes camera raws. Most are TIFF files whose first picture is only a thumbnail.
 
-use super::bytes::Reader;
+use super::bytes::EndianReader;
 
 const MAKE: u16 = 0x010f;
 const PHOTOMETRIC: u16 = 0x0106;
@@ -36,7 +36,7 @@ pub(super) fn recognize(bytes: &[u8]) -> Option<&'static str> {
     if let Some((_, _, name)) = SIGNATURES.iter().find(starts) {
         return Some(name);
     }
-    let reader = Reader::of_tiff(bytes).filter(|reader| reader.u16(2) == Some(42))?;
+    let reader = EndianReader::of_tiff(bytes).filter(|reader| reader.u16(2) == Some(42))?;
     let folders = folders(&reader);
     if folders.iter().any(|folder| folder.has(DNG_VERSION)) {
         return Some("Adobe (DNG)");
@@ -65,20 +65,20 @@ pub(super) fn recognize(bytes: &[u8]) -> Option<&'static str> {
 }
 
 #[derive(Clone, Copy)]
-struct Folder<'a> {
-    reader: Reader<'a>,
+struct RawIfd<'a> {
+    reader: EndianReader<'a>,
     at: usize,
     count: usize,
 }
 
 /// The folders of the file and those inside them. A file with loops has its folders at most [`MOST_FOLDERS`] times.
-fn folders<'a>(reader: &Reader<'a>) -> Vec<Folder<'a>> {
+fn folders<'a>(reader: &EndianReader<'a>) -> Vec<RawIfd<'a>> {
     let mut open: Vec<u32> = reader.u32(4).into_iter().collect();
-    let mut found: Vec<Folder<'a>> = Vec::new();
+    let mut found: Vec<RawIfd<'a>> = Vec::new();
     while let Some(at) = open.pop().filter(|_| found.len() < MOST_FOLDERS) {
         let at = at as usize;
         let Some(count) = reader.u16(at).filter(|_| at != 0) else { continue };
-        let folder = Folder { reader: *reader, at, count: usize::from(count).min(MOST_ENTRIES) };
+        let folder = RawIfd { reader: *reader, at, count: usize::from(count).min(MOST_ENTRIES) };
         if found.iter().any(|known| known.at == at) {
             continue;
         }
@@ -89,7 +89,7 @@ fn folders<'a>(reader: &Reader<'a>) -> Vec<Folder<'a>> {
     found
 }
 
-impl Folder<'_> {
+impl RawIfd<'_> {
     fn entry(&self, tag: u16) -> Option<usize> {
         (0..self.count).map(|index| self.at + 2 + 12 * index).find(|at| self.reader.u16(*at) == Some(tag))
     }

@@ -13,8 +13,8 @@ const SQUARE: u32 = 8;
 /// The usual number of pictures per row.
 pub const SHEET_COLUMNS: usize = 6;
 
-/// Lays pictures out in rows of `columns` on white, each shrunk to fit its cell, with a checkerboard behind transparent pixels. Below
-/// a picture is its caption, if there are `captions`.
+/// Lays pictures out in rows of `columns` on white, each shrunk to fit its cell, with a checkerboard behind transparent
+/// pixels. Below a picture is its caption, if there are `captions`.
 ///
 /// # Errors
 /// None in practice; only those of [`composite`].

@@ -2,7 +2,7 @@
 
 use qwen_image::image_processor::lanczos;
 
-use super::{Limits, decode, encode_png, placed};
+use super::{DecodeLimits, decode, encode_png, placed};
 use crate::job::{JobError, Placement};
 
 /// A PNG with at most `side` pixels on its longer side; a smaller picture keeps its size. A trimmed layer is shown on
@@ -14,7 +14,7 @@ pub fn thumbnail(
     name: &str,
     bytes: &[u8],
     placement: Option<Placement>,
-    limits: &Limits,
+    limits: &DecodeLimits,
     side: u32,
 ) -> Result<Vec<u8>, JobError> {
     let picture = placed(name, decode(name, bytes, limits)?.pixels, placement, limits)?;
@@ -47,8 +47,8 @@ mod tests {
             assert_eq!(fitted(size, 256), wanted);
         }
         let picture = ::image::RgbaImage::from_pixel(600, 300, ::image::Rgba([200, 10, 10, 128]));
-        let small = thumbnail("x", &encode_png(&picture).unwrap(), None, &Limits::default(), 96).unwrap();
-        let small = decode("x", &small, &Limits::default()).unwrap().pixels;
+        let small = thumbnail("x", &encode_png(&picture).unwrap(), None, &DecodeLimits::default(), 96).unwrap();
+        let small = decode("x", &small, &DecodeLimits::default()).unwrap().pixels;
         assert_eq!(small.dimensions(), (96, 48));
         assert_eq!(small.get_pixel(5, 5)[3], 128);
     }

@@ -2,7 +2,7 @@
 
 use ::image::{RgbaImage, imageops};
 
-use super::{Limits, bounding_box};
+use super::{DecodeLimits, bounding_box};
 use crate::job::{BoundingBox, JobError, Placement};
 
 /// Cuts off the margins in which nothing is visible: pixels with an alpha below 8. Of a layer that shows nothing, one
@@ -25,7 +25,7 @@ pub fn placed(
     name: &str,
     layer: RgbaImage,
     placement: Option<Placement>,
-    limits: &Limits,
+    limits: &DecodeLimits,
 ) -> Result<RgbaImage, JobError> {
     let Some(placement) = placement else { return Ok(layer) };
     check_placement(name, layer.dimensions(), placement, limits)?;
@@ -43,7 +43,7 @@ pub(super) fn check_placement(
     name: &str,
     (layer_width, layer_height): (u32, u32),
     placement: Placement,
-    limits: &Limits,
+    limits: &DecodeLimits,
 ) -> Result<(), JobError> {
     let Placement { x, y, width, height } = placement;
     limits.check_size(name, (width, height))?;
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn a_trimmed_layer_is_put_back_where_it_was() {
-        let limits = Limits::default();
+        let limits = DecodeLimits::default();
         let mut layer = RgbaImage::new(9, 7);
         layer.put_pixel(3, 2, Rgba([1, 2, 3, 8]));
         layer.put_pixel(6, 5, Rgba([9, 8, 7, 255]));
@@ -87,7 +87,7 @@ mod tests {
         layer.put_pixel(6, 5, Rgba([9, 8, 7, 255]));
         let (cut, placement) = trimmed(&layer);
         assert_eq!((cut.dimensions(), (placement.x, placement.y)), ((4, 4), (3, 2)));
-        let back = placed("x", cut, Some(placement), &Limits::default()).unwrap();
+        let back = placed("x", cut, Some(placement), &DecodeLimits::default()).unwrap();
         for (x, y, pixel) in layer.enumerate_pixels() {
             let is_inside = (3..=6).contains(&x) && (2..=5).contains(&y);
             assert_eq!(back.get_pixel(x, y), &if is_inside { *pixel } else { Rgba([0; 4]) }, "{x} {y}");
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_layer_must_lie_on_its_canvas() {
-        let limits = Limits::default();
+        let limits = DecodeLimits::default();
         let wrong =
             |placement| placed("a.png", RgbaImage::new(4, 4), Some(placement), &limits).unwrap_err().to_string();
         let error = wrong(Placement { x: u32::MAX, y: 0, width: 9, height: 7 });

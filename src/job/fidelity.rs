@@ -7,8 +7,8 @@ use utoipa::ToSchema;
 
 /// The sizes of a decompose, and what its layers differ from their picture by.
 ///
-/// A picture that is larger than the model's, or of another shape, has layers of its own size, which compose to it; what
-/// the model itself made is told beside them.
+/// A picture that is larger than the model's, or of another shape, has layers of its own size, which compose to it;
+/// what the model itself made is told beside them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Fidelity {
     /// The picture, as it was read.

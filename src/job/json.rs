@@ -1,6 +1,6 @@
 //! Reads JSON that others wrote. What a parser takes silently or refuses without saying why is dealt with here: bodies
-//! that are not JSON at all, arrays instead of objects (serde fills a struct from one, by position), two fields with one
-//! name, and whole numbers written as 7.0.
+//! that are not JSON at all, arrays instead of objects (serde fills a struct from one, by position), two fields with
+//! one name, and whole numbers written as 7.0.
 
 use std::fmt;
 

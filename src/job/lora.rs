@@ -3,13 +3,15 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use qwen_image::hub::LORA_STRENGTH;
+
 use super::JobError;
 
 /// How many LoRAs a request may have.
 pub const MOST_LORAS: usize = 16;
 
-/// A LoRA of a request: a name from the worker's list `qwen_image.allowed_loras`, so that a request cannot make a worker
-/// load anything.
+/// A LoRA of a request: a name from the worker's list `qwen_image.allowed_loras`, so that a request cannot make a
+/// worker load anything.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LoraParam {
@@ -49,8 +51,9 @@ impl LoraParam {
         if self.name.trim().is_empty() {
             return Some(("name", "is empty; give a name from qwen_image.allowed_loras".to_owned()));
         }
-        if !qwen_image::hub::LORA_STRENGTH.contains(&self.strength) {
-            return Some(("strength", format!("{} is not a number from -100 to 100", self.strength)));
+        if !LORA_STRENGTH.contains(&self.strength) {
+            let (least, most) = LORA_STRENGTH.into_inner();
+            return Some(("strength", format!("{} is not a number from {least} to {most}", self.strength)));
         }
         None
     }

@@ -16,8 +16,8 @@ pub struct Manifest {
     /// made. Absent if they were made by this job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reused_from: Option<JobId>,
-    /// A hash of everything that the pictures depend on; equal jobs may take this result. Absent if that is not known, and
-    /// in older manifests.
+    /// A hash of everything that the pictures depend on; equal jobs may take this result. Absent if that is not known,
+    /// and in older manifests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_key: Option<String>,
     /// The version of acetate.
@@ -39,8 +39,8 @@ pub struct Manifest {
     pub resolution: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub caption: Option<Caption>,
-    /// How true the layers are to their picture; of several variants, those of the first one, and `quality` is `low` if that of
-    /// any is. Absent for other kinds of jobs, and in older manifests.
+    /// How true the layers are to their picture; of several variants, those of the first one, and `quality` is `low` if
+    /// that of any is. Absent for other kinds of jobs, and in older manifests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fidelity: Option<Fidelity>,
     pub models: Vec<ModelRecord>,
@@ -181,7 +181,8 @@ pub struct FileEntry {
     pub size: u64,
     pub sha256: String,
     /// A few words for a layer, edited or not: what the caption or the text encoder clearly say it is, otherwise
-    /// "Background" for the rearmost and "Layer 2" and so on. Absent for other files, and in results of earlier versions.
+    /// "Background" for the rearmost and "Layer 2" and so on. Absent for other files, and in results of earlier
+    /// versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer_name: Option<String>,
     /// Where the file has visible pixels. Absent in results of earlier versions.

@@ -1,7 +1,6 @@
 //! The types of a job: its request, its id and its states. No I/O.
 
 mod batch;
-mod beside;
 mod cause;
 mod certificate;
 mod error;
@@ -15,6 +14,7 @@ mod layer_count;
 mod lora;
 mod manifest;
 mod mask;
+mod message_options;
 mod names;
 mod nested;
 mod objects;
@@ -30,7 +30,6 @@ mod trace;
 mod variants;
 
 pub use batch::BatchId;
-pub use beside::BesideRequest;
 pub use cause::{Cause, lacks_open_files};
 pub use certificate::certificate_advice;
 pub use error::{ErrorClass, ErrorRecord, JobError};
@@ -46,6 +45,7 @@ pub use manifest::{
     BoundingBox, Caption, DriftRecord, EditRecord, FileEntry, LayerRole, LoraRecord, Manifest, ModelRecord, Placement,
     SamplingRecord, StageTiming, VariantRecord, layer_number, usual_layer_name,
 };
+pub use message_options::MessageOptions;
 pub use names::{PresetName, SamplerName};
 pub use nested::{LAYER_OF, MOST_NESTED, ParentLayer, pictures_of};
 pub use objects::JobObjects;

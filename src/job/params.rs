@@ -23,8 +23,8 @@ pub const MAX_SEED: u64 = i64::MAX as u64;
 /// The ratios, in dB, below which a result may be marked.
 pub const MIN_PSNR: RangeInclusive<f64> = 0.0..=100.0;
 
-/// Declares the parameters of a kind of request with their defaults, followed by those of [`Sampling`]. Each kind repeats
-/// them, because serde's `flatten` would accept misspelled ones.
+/// Declares the parameters of a kind of request with their defaults, followed by those of [`Sampling`]. Each kind
+/// repeats them, because serde's `flatten` would accept misspelled ones.
 macro_rules! with_sampling {
     ($(#[$about:meta])* pub struct $name:ident {
         $($(#[$field_about:meta])* pub $field:ident: $type:ty = $default:expr,)*
@@ -45,7 +45,8 @@ macro_rules! with_sampling {
             #[serde(default = "default_cfg_scale")]
             #[schema(minimum = 0, maximum = 100)]
             pub cfg_scale: f64,
-            /// Seed of the initial noise, as in `torch.Generator("cpu").manual_seed`. Absent: derived from the job's id.
+            /// Seed of the initial noise, as in `torch.Generator("cpu").manual_seed`. Absent: derived from the job's
+            /// id.
             #[serde(default)]
             pub seed: Option<u64>,
             /// What the picture should not show. A single space also counts as a negative prompt.
@@ -129,8 +130,8 @@ with_sampling! {
 pub struct DecomposeParams {
     /// A caption of the whole picture. Empty: the text encoder writes one.
     pub prompt: String = DecomposeOptions::default().prompt,
-    /// Number of layers, 2 to 10, or `auto`: as many as the picture has. 1 if the checkpoint makes that; 0 lifts the part out of the
-    /// picture that `prompt` names, with a Layered-Control checkpoint.
+    /// Number of layers, 2 to 10, or `auto`: as many as the picture has. 1 if the checkpoint makes that; 0 lifts the
+    /// part out of the picture that `prompt` names, with a Layered-Control checkpoint.
     pub layers: LayerCount = LayerCount::Exactly(DecomposeOptions::default().layers),
     /// Working resolution in pixels, the side of a square with the same area: 640 or 1024 for the full model. Absent:
     /// the first one that the checkpoint was made for.
@@ -375,8 +376,12 @@ impl DecomposeParams {
 
     pub fn validate(&self, at: &str) -> Result<(), JobError> {
         check_loras(self.loras.as_deref(), at)?;
-        if let Some(least) = self.min_psnr.filter(|least| !MIN_PSNR.contains(least)) {
-            return Err(JobError::invalid(format!("{at}.min_psnr"), format!("{least} is not between 0 and 100 dB")));
+        if let Some(psnr) = self.min_psnr.filter(|psnr| !MIN_PSNR.contains(psnr)) {
+            let (least, most) = MIN_PSNR.into_inner();
+            return Err(JobError::invalid(
+                format!("{at}.min_psnr"),
+                format!("{psnr} is not between {least} and {most} dB"),
+            ));
         }
         self.seeds().check(at)?;
         validated(at, self.seed, self.options().check())

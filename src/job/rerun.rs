@@ -8,9 +8,9 @@ use super::{JobError, JobId, JobKind, JobRequest};
 const OF_PRESETS: [&str; 6] = ["steps", "sampler", "sigmas", "step_cache", "cfg_until", "cfg_scale"];
 
 impl JobRequest {
-    /// The same request as a new job. `changes` are merged into its parameters (RFC 7396): objects field by field, `null`
-    /// takes a parameter away, so that its default holds again. A new preset replaces what the request's steps, sampler
-    /// and the like were, unless `changes` names them.
+    /// The same request as a new job. `changes` are merged into its parameters (RFC 7396): objects field by field,
+    /// `null` takes a parameter away, so that its default holds again. A new preset replaces what the request's steps,
+    /// sampler and the like were, unless `changes` names them.
     ///
     /// # Errors
     /// As for a new request, with the field of the parameter.

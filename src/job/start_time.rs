@@ -42,8 +42,8 @@ impl FromStr for StartTime {
     }
 }
 
-/// The time in a field of a message or request; null is no time. A time from now is refused there, because a message may
-/// arrive late and twice.
+/// The time in a field of a message or request; null is no time. A time from now is refused there, because a message
+/// may arrive late and twice.
 pub fn time_from_value(field: &str, value: &Value) -> Result<Option<Timestamp>, JobError> {
     let text = match value {
         Value::Null => return Ok(None),

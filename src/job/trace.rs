@@ -24,8 +24,8 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
-    /// Reads the two values by the standard's grammar. Without a valid `traceparent` there is no context; a `tracestate`
-    /// that is not valid is left out. `source` says in the debug log where they came from.
+    /// Reads the two values by the standard's grammar. Without a valid `traceparent` there is no context; a
+    /// `tracestate` that is not valid is left out. `source` says in the debug log where they came from.
     pub fn read(source: &str, traceparent: Option<&str>, tracestate: Option<&str>) -> Option<Self> {
         let given = traceparent?;
         let Some(traceparent) = parent(given.trim_matches([' ', '\t'])) else {

@@ -16,21 +16,21 @@ pub struct ConsumeOptions {
 
 /// A running consumer. Dropping it closes it without waiting.
 #[derive(Debug)]
-pub struct Consumer(Inner);
+pub struct Consumer(ConsumerBackend);
 
 #[derive(Debug)]
-enum Inner {
+enum ConsumerBackend {
     Embedded(EmbeddedQueue),
     Rabbit(RabbitConsumer),
 }
 
 impl Consumer {
     pub(super) fn embedded(queue: EmbeddedQueue) -> Self {
-        Self(Inner::Embedded(queue))
+        Self(ConsumerBackend::Embedded(queue))
     }
 
     pub(super) fn rabbit(consumer: RabbitConsumer) -> Self {
-        Self(Inner::Rabbit(consumer))
+        Self(ConsumerBackend::Rabbit(consumer))
     }
 
     /// Waits for the next job, even while the broker is unreachable. `None` after [`Consumer::close`].
@@ -39,8 +39,8 @@ impl Consumer {
     /// waited longer than [`ConsumeOptions::affinity`]. The in-process queue has no kinds.
     pub async fn next(&self, prefer: Option<JobKind>) -> Option<Delivery> {
         match &self.0 {
-            Inner::Embedded(queue) => queue.next().await,
-            Inner::Rabbit(consumer) => consumer.next(prefer).await.map(Delivery::rabbit),
+            ConsumerBackend::Embedded(queue) => queue.next().await,
+            ConsumerBackend::Rabbit(consumer) => consumer.next(prefer).await.map(Delivery::rabbit),
         }
     }
 
@@ -48,8 +48,8 @@ impl Consumer {
     /// acknowledged.
     pub async fn close(&self) {
         match &self.0 {
-            Inner::Embedded(queue) => queue.close(),
-            Inner::Rabbit(consumer) => consumer.close().await,
+            ConsumerBackend::Embedded(queue) => queue.close(),
+            ConsumerBackend::Rabbit(consumer) => consumer.close().await,
         }
     }
 }

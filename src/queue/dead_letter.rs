@@ -77,7 +77,7 @@ pub struct DeadLetterFilter {
 /// Some of the dead letters, oldest first.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeadLetterPage {
-    /// How many are in the queue, without those that somebody else is looking at.
+    /// How many are in the queue, without those that another reader holds.
     pub total: u32,
     pub letters: Vec<DeadLetter>,
     /// Whether there may be more than the limit.
@@ -169,8 +169,8 @@ impl DeadLetterFilter {
 }
 
 impl Queue {
-    /// Looks at dead letters without removing them: they are taken, and all returned to their places at the end. At most
-    /// `limit`, or as many as match.
+    /// Looks at dead letters without removing them: they are taken, and all returned to their places at the end. At
+    /// most `limit`, or as many as match.
     pub async fn dead_letters(&self, filter: &DeadLetterFilter, limit: u32) -> Result<DeadLetterPage, JobError> {
         let (mut letters, most) = (Vec::new(), usize::try_from(limit).unwrap_or(usize::MAX));
         let mut session = self.open_dead_letters().await?;
@@ -206,9 +206,9 @@ impl Queue {
         Ok(found)
     }
 
-    /// Retries or drops the dead letters that match. Each is published and confirmed first, then `record` is called with
-    /// some of them, then they are removed: a crash in between leaves them here as well, and loses none. `go_on` gets the
-    /// number of those that were looked at, and may stop.
+    /// Retries or drops the dead letters that match. Each is published and confirmed first, then `record` is called
+    /// with some of them, then they are removed: a crash in between leaves them here as well, and loses none. `go_on`
+    /// gets the number of those that were looked at, and may stop.
     pub async fn handle_dead_letters<Recorded: Future<Output = Result<(), JobError>>>(
         &self,
         filter: &DeadLetterFilter,

@@ -8,11 +8,11 @@ use tracing::{debug, warn};
 use super::{
     ReplyTo,
     embedded::Taken,
-    message::{Content, beside},
+    message::{Content, options},
     rabbit::Handle,
 };
 use crate::{
-    job::{BesideRequest, ErrorRecord, JobError, JobId, JobKind, TraceContext},
+    job::{ErrorRecord, JobError, JobId, JobKind, MessageOptions, TraceContext},
     trace::Destination,
 };
 
@@ -30,14 +30,14 @@ pub struct Delivery {
     /// client is a submission, and creates the row.
     pub is_dispatch: bool,
     /// What another client's message has beside the request. The row of a dispatch says it.
-    pub beside: BesideRequest,
+    pub options: MessageOptions,
     /// The trace that the message was sent in.
     pub trace: Option<TraceContext>,
     /// Where the sender wants to be told of the job's end.
     pub reply_to: Option<ReplyTo>,
     /// Who published it, as far as that is known.
     pub sender: Option<MessageSender>,
-    origin: Origin,
+    origin: DeliveryOrigin,
 }
 
 /// Who published a message.
@@ -52,7 +52,7 @@ pub struct MessageSender {
 }
 
 #[derive(Debug)]
-enum Origin {
+enum DeliveryOrigin {
     Embedded(Taken),
     Rabbit(Box<Handle>),
 }
@@ -63,11 +63,11 @@ impl Delivery {
             content: Content::Job(taken.job),
             redelivered: false,
             is_dispatch: true,
-            beside: BesideRequest::default(),
+            options: MessageOptions::default(),
             trace: None,
             reply_to: None,
             sender: None,
-            origin: Origin::Embedded(taken),
+            origin: DeliveryOrigin::Embedded(taken),
         }
     }
 
@@ -76,11 +76,11 @@ impl Delivery {
             content: Content::read(handle.body(), handle.message_id()),
             redelivered: handle.redelivered(),
             is_dispatch: handle.is_dispatch(),
-            beside: if handle.is_dispatch() { BesideRequest::default() } else { beside(handle.body()) },
+            options: if handle.is_dispatch() { MessageOptions::default() } else { options(handle.body()) },
             trace: handle.trace(),
             reply_to: handle.reply_to(),
             sender: Some(handle.sender()),
-            origin: Origin::Rabbit(Box::new(handle)),
+            origin: DeliveryOrigin::Rabbit(Box::new(handle)),
         }
     }
 
@@ -92,24 +92,24 @@ impl Delivery {
     /// The kind of the queue it came from. If the request has another kind, the request is right.
     pub fn kind(&self) -> Option<JobKind> {
         match &self.origin {
-            Origin::Embedded(_) => None,
-            Origin::Rabbit(handle) => Some(handle.kind()),
+            DeliveryOrigin::Embedded(_) => None,
+            DeliveryOrigin::Rabbit(handle) => Some(handle.kind()),
         }
     }
 
     /// Its sender's name for it.
     pub fn message_id(&self) -> Option<&str> {
         match &self.origin {
-            Origin::Embedded(_) => None,
-            Origin::Rabbit(handle) => handle.message_id(),
+            DeliveryOrigin::Embedded(_) => None,
+            DeliveryOrigin::Rabbit(handle) => handle.message_id(),
         }
     }
 
     /// Where it came from, for spans; `kind` is the job's.
     pub fn destination(&self, kind: JobKind) -> Destination {
         match &self.origin {
-            Origin::Embedded(_) => Destination::in_process(kind),
-            Origin::Rabbit(handle) => handle.destination(),
+            DeliveryOrigin::Embedded(_) => Destination::in_process(kind),
+            DeliveryOrigin::Rabbit(handle) => handle.destination(),
         }
     }
 
@@ -117,20 +117,20 @@ impl Delivery {
     /// is nothing left to do.
     pub async fn ack(self) {
         match self.origin {
-            Origin::Embedded(taken) => taken.done(),
-            Origin::Rabbit(handle) => handle.ack().await,
+            DeliveryOrigin::Embedded(taken) => taken.done(),
+            DeliveryOrigin::Rabbit(handle) => handle.ack().await,
         }
     }
 
     /// Dead-letters the message with the reason. On an error it could not be dead-lettered, and is redelivered.
     pub async fn dead_letter(self, reason: &ErrorRecord) -> Result<(), JobError> {
         match self.origin {
-            Origin::Embedded(taken) => {
+            DeliveryOrigin::Embedded(taken) => {
                 warn!(job = %taken.job, code = reason.code, reason = reason.message, "a delivery was dropped");
                 taken.done();
                 Ok(())
             }
-            Origin::Rabbit(handle) => handle.dead_letter(reason).await,
+            DeliveryOrigin::Rabbit(handle) => handle.dead_letter(reason).await,
         }
     }
 
@@ -138,8 +138,8 @@ impl Delivery {
     /// with a new dispatch for that time.
     pub async fn again_at(self, at: Timestamp) {
         match self.origin {
-            Origin::Embedded(taken) => taken.again_at(at),
-            Origin::Rabbit(handle) => {
+            DeliveryOrigin::Embedded(taken) => taken.again_at(at),
+            DeliveryOrigin::Rabbit(handle) => {
                 debug!(%at, "the message is acknowledged; a later one redelivers the job");
                 handle.ack().await;
             }
@@ -149,8 +149,8 @@ impl Delivery {
     /// How long ago a worker first left it to newer ones with [`Delivery::leave`].
     pub fn left_for(&self) -> Option<Duration> {
         match &self.origin {
-            Origin::Embedded(_) => None,
-            Origin::Rabbit(handle) => handle.left_for(),
+            DeliveryOrigin::Embedded(_) => None,
+            DeliveryOrigin::Rabbit(handle) => handle.left_for(),
         }
     }
 
@@ -158,16 +158,16 @@ impl Delivery {
     /// queue, behind those that this worker can run. Returns at once.
     pub fn leave(self) {
         match self.origin {
-            Origin::Embedded(taken) => taken.again_at(Timestamp::now() + AGAIN),
-            Origin::Rabbit(handle) => handle.leave(),
+            DeliveryOrigin::Embedded(taken) => taken.again_at(Timestamp::now() + AGAIN),
+            DeliveryOrigin::Rabbit(handle) => handle.leave(),
         }
     }
 
     /// Returns the message for any worker.
     pub async fn give_back(self) {
         match self.origin {
-            Origin::Embedded(taken) => drop(taken),
-            Origin::Rabbit(handle) => handle.give_back().await,
+            DeliveryOrigin::Embedded(taken) => drop(taken),
+            DeliveryOrigin::Rabbit(handle) => handle.give_back().await,
         }
     }
 }

@@ -20,18 +20,18 @@ const KEPT_EVENTS: usize = 1024;
 
 #[derive(Debug, Clone, Default)]
 pub struct EmbeddedQueue {
-    shared: Arc<Shared>,
+    shared: Arc<EmbeddedState>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    waiting: Mutex<Waiting>,
+struct EmbeddedState {
+    waiting: Mutex<EmbeddedJobs>,
     changed: Notify,
     events: broadcast::Sender<Event>,
     since: Timestamp,
 }
 
-impl Default for Shared {
+impl Default for EmbeddedState {
     fn default() -> Self {
         Self {
             waiting: Mutex::default(),
@@ -43,7 +43,7 @@ impl Default for Shared {
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct EmbeddedJobs {
     /// Highest priority first, then the oldest arrival.
     ready: BinaryHeap<(u8, Reverse<u64>, JobId)>,
     /// Jobs that are not due yet.
@@ -136,12 +136,12 @@ impl EmbeddedQueue {
     }
 
     /// No code under the lock can leave it inconsistent, so a panic elsewhere does not matter here.
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, EmbeddedJobs> {
         self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Waiting {
+impl EmbeddedJobs {
     fn admit(&mut self, now: Timestamp) {
         while self.later.peek().is_some_and(|Reverse((at, ..))| *at <= now) {
             if let Some(Reverse((_, priority, job))) = self.later.pop() {

@@ -18,27 +18,27 @@ pub struct Event {
 
 /// The events of one listener.
 #[derive(Debug)]
-pub struct EventStream(Inner);
+pub struct EventStream(EventsBackend);
 
 #[derive(Debug)]
-enum Inner {
+enum EventsBackend {
     Embedded { events: broadcast::Receiver<Event>, pattern: String },
     Rabbit(Subscription),
 }
 
 impl EventStream {
     pub(super) fn embedded(events: broadcast::Receiver<Event>, pattern: &str) -> Self {
-        Self(Inner::Embedded { events, pattern: pattern.to_owned() })
+        Self(EventsBackend::Embedded { events, pattern: pattern.to_owned() })
     }
 
     pub(super) fn rabbit(subscription: Subscription) -> Self {
-        Self(Inner::Rabbit(subscription))
+        Self(EventsBackend::Rabbit(subscription))
     }
 
     /// Waits for the next event, across lost connections. `None` once the in-process queue is closed.
     pub async fn next(&mut self) -> Option<Event> {
         match &mut self.0 {
-            Inner::Embedded { events, pattern } => loop {
+            EventsBackend::Embedded { events, pattern } => loop {
                 match events.recv().await {
                     Ok(event) if matches(pattern, &event.name) => return Some(event),
                     Ok(_) => {}
@@ -46,7 +46,7 @@ impl EventStream {
                     Err(RecvError::Closed) => return None,
                 }
             },
-            Inner::Rabbit(subscription) => Some(subscription.next().await),
+            EventsBackend::Rabbit(subscription) => Some(subscription.next().await),
         }
     }
 }

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::newer::is_newer;
-use crate::job::{BesideRequest, JobError, JobId, JobRequest};
+use crate::job::{JobError, JobId, JobRequest, MessageOptions};
 
 /// How much of an invalid message is stored for inspection.
 pub const MAX_KEPT_BYTES: usize = 64 * 1024;
@@ -54,12 +54,12 @@ impl Content {
 }
 
 /// What another client's message has beside the request.
-pub(super) fn beside(body: &[u8]) -> BesideRequest {
+pub(super) fn options(body: &[u8]) -> MessageOptions {
     const FIELDS: [&[u8]; 2] = [b"\"not_before\"", b"\"reuse\""];
     // Few messages have any, and only those are read twice.
     let has_any = FIELDS.iter().any(|field| body.windows(field.len()).any(|part| part == *field));
     let read = if has_any { JobRequest::from_message(body).ok() } else { None };
-    read.map(|(_, beside)| beside).unwrap_or_default()
+    read.map(|(_, options)| options).unwrap_or_default()
 }
 
 /// Reads only the id, so that messages of any size are fine.

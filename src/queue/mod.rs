@@ -98,10 +98,10 @@ impl Queue {
     }
 
     /// As [`Queue::ready`], but declares nothing, also later: what acetate needs and does not exist yet.
-    pub async fn look(&self, within: Duration) -> Result<Vec<String>, JobError> {
+    pub async fn missing(&self, within: Duration) -> Result<Vec<String>, JobError> {
         match self {
             Self::Embedded(_) => Ok(Vec::new()),
-            Self::Rabbit(rabbit) => rabbit.look(within).await,
+            Self::Rabbit(rabbit) => rabbit.missing(within).await,
         }
     }
 

@@ -27,8 +27,8 @@ impl Store {
         }
     }
 
-    /// Copies an object, perhaps of another store, as it was written; the caller verifies the copy. S3 copies within one
-    /// server by itself.
+    /// Copies an object, perhaps of another store, as it was written; the caller verifies the copy. S3 copies within
+    /// one server by itself.
     pub async fn copy(&self, source: &Self, from: &Stored, to: ObjectKey) -> Result<Stored, JobError> {
         if let (Self::S3(source), Self::S3(store)) = (source, self) {
             match store.copy(source, from, &to).await {
@@ -116,9 +116,9 @@ impl Store {
     }
 
     /// As [`Store::check`], without making a folder; false: it does not exist yet, and can be made.
-    pub async fn look(&self) -> Result<bool, JobError> {
+    pub async fn inspect(&self) -> Result<bool, JobError> {
         match self {
-            Self::Folder(store) => store.look().await,
+            Self::Folder(store) => store.inspect().await,
             Self::S3(store) => store.check().await.map(|()| true),
         }
     }

@@ -26,7 +26,7 @@ pub struct Deletion {
 
 /// Objects of one job that were found, and those that were deleted along the way.
 #[derive(Default)]
-struct Found {
+struct FoundObjects {
     deleted: u64,
     /// By bucket.
     keys: Vec<(String, Vec<String>)>,
@@ -51,15 +51,15 @@ impl Stores {
             }
         }
         let mut waiting: HashSet<JobId> = places.iter().map(|(job, _)| job.job).collect();
-        let looks = places.into_iter().map(|(job, store)| async move { (job.job, look(job, &store).await) });
-        let looks = looks.collect::<Vec<_>>();
-        let mut looks = stream::iter(looks).buffer_unordered(AT_A_TIME);
+        let searches = places.into_iter().map(|(job, store)| async move { (job.job, find_objects(job, &store).await) });
+        let searches = searches.collect::<Vec<_>>();
+        let mut searches = stream::iter(searches).buffer_unordered(AT_A_TIME);
         let mut answered = false;
         let mut owners: HashMap<String, JobId> = HashMap::new();
         let mut buckets: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        while let Some((job, found)) = looks.next().await {
+        while let Some((job, found)) = searches.next().await {
             match found {
-                Ok(Found { deleted, keys }) => {
+                Ok(FoundObjects { deleted, keys }) => {
                     answered = true;
                     waiting.remove(&job);
                     deletion.files += deleted;
@@ -77,7 +77,7 @@ impl Stores {
                 }
             }
         }
-        drop(looks);
+        drop(searches);
         for (bucket, keys) in buckets {
             let kept = s3::delete(self.client(), &bucket, &keys).await;
             deletion.files += keys.len().saturating_sub(kept.len()) as u64;
@@ -111,17 +111,17 @@ impl Stores {
 }
 
 /// A folder is emptied at once; objects of S3 are deleted later, together with those of other jobs.
-async fn look(job: &JobObjects, store: &Store) -> Result<Found, JobError> {
+async fn find_objects(job: &JobObjects, store: &Store) -> Result<FoundObjects, JobError> {
     match store {
         Store::Folder(folder) => {
-            Ok(Found { deleted: folder.delete_up_to(job.job, job.epoch).await?, ..Found::default() })
+            Ok(FoundObjects { deleted: folder.delete_up_to(job.job, job.epoch).await?, ..FoundObjects::default() })
         }
         Store::S3(bucket) => {
             let keys = match known(job) {
                 Some(keys) => keys.iter().map(|key| bucket.at(key).key).collect(),
                 None => bucket.keys_of(job.job, |epoch| epoch <= job.epoch).await?,
             };
-            Ok(Found { keys: vec![(bucket.root().bucket.clone(), keys)], ..Found::default() })
+            Ok(FoundObjects { keys: vec![(bucket.root().bucket.clone(), keys)], ..FoundObjects::default() })
         }
     }
 }

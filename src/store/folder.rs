@@ -60,8 +60,9 @@ impl FolderStore {
         blocking(move || store.make()).await
     }
 
-    /// Whether the folder exists, and can be written; or, if it does not, whether it can be made. Leaves nothing behind.
-    pub async fn look(&self) -> Result<bool, JobError> {
+    /// Whether the folder exists, and can be written; or, if it does not, whether it can be made. Leaves nothing
+    /// behind.
+    pub async fn inspect(&self) -> Result<bool, JobError> {
         let root = self.root.clone();
         blocking(move || {
             let there = root.ancestors().find(|folder| folder.exists()).unwrap_or(&root);

@@ -85,7 +85,7 @@ impl Listing {
                     while files.len() < PAGE
                         && let Some(folder) = folders.pop()
                     {
-                        look_into(folder, &mut files, &mut folders)?;
+                        list_folder(folder, &mut files, &mut folders)?;
                     }
                     Ok((files, folders))
                 })
@@ -116,7 +116,7 @@ impl Listing {
 
 /// Lists the files of one folder by name, and pushes its folders onto the stack. Links to folders are not followed,
 /// because they may form a cycle.
-fn look_into(folder: PathBuf, files: &mut Vec<Listed>, folders: &mut Vec<PathBuf>) -> Result<(), JobError> {
+fn list_folder(folder: PathBuf, files: &mut Vec<Listed>, folders: &mut Vec<PathBuf>) -> Result<(), JobError> {
     let failed = |error: std::io::Error| io_error(&folder, "list the folder", error);
     let mut entries = fs::read_dir(&folder).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
     entries.sort_by_key(fs::DirEntry::file_name);

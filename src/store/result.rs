@@ -19,11 +19,11 @@ pub struct ResultFiles {
     pub manifest: Manifest,
     /// The manifest as it is stored.
     pub(super) text: Vec<u8>,
-    place: Origin,
+    place: ResultPlace,
 }
 
 #[derive(Debug, Clone)]
-enum Origin {
+enum ResultPlace {
     Store(Store, ObjectKey),
     Folder(PathBuf),
 }
@@ -34,7 +34,7 @@ impl ResultFiles {
         let text = store.get(&manifest_key, LARGEST_MANIFEST).await?;
         let manifest = serde_json::from_slice(&text)
             .map_err(|error| JobError::storage(store.place(&manifest_key), format!("is not a manifest: {error}")))?;
-        Ok(Self { manifest, text, place: Origin::Store(store, manifest_key) })
+        Ok(Self { manifest, text, place: ResultPlace::Store(store, manifest_key) })
     }
 
     /// A result in a local folder. Its pictures may have been edited since.
@@ -52,7 +52,7 @@ impl ResultFiles {
             let manifest = serde_json::from_slice(&text).map_err(|error| {
                 JobError::invalid("folder", format!("{} is not an acetate manifest: {error}", path.display()))
             })?;
-            Ok(Self { manifest, text, place: Origin::Folder(folder) })
+            Ok(Self { manifest, text, place: ResultPlace::Folder(folder) })
         })
         .await
     }
@@ -64,12 +64,12 @@ impl ResultFiles {
     pub async fn read(&self, name: &str) -> Result<Vec<u8>, JobError> {
         check_name(name)?;
         match &self.place {
-            Origin::Store(store, manifest_key) => {
+            ResultPlace::Store(store, manifest_key) => {
                 let named = self.manifest.files.iter().find(|file| file.name == name);
                 let file = named.ok_or_else(|| JobError::InputNotFound { input: name.to_owned() })?;
                 read_published(store, manifest_key, file).await
             }
-            Origin::Folder(folder) => {
+            ResultPlace::Folder(folder) => {
                 let path = folder.join(name);
                 blocking(move || {
                     fs::read(&path).map_err(|error| match error.kind() {

@@ -23,7 +23,7 @@ use crate::job::TraceContext;
 pub use http::{call, request};
 pub use messaging::{Destination, Processed, event, process, publish, send, settle};
 pub use span::Span;
-pub use stage::{Here, here, stage};
+pub use stage::{CurrentSpan, current_span, stage};
 
 /// The context of the code that is running: that of its span, or one that came from elsewhere.
 pub fn current() -> Option<TraceContext> {

@@ -7,15 +7,15 @@ use crate::job::Stage;
 
 /// The span of the code that is running, for spans that begin on another thread.
 #[derive(Debug, Clone)]
-pub struct Here(Context);
+pub struct CurrentSpan(Context);
 
-pub fn here() -> Here {
-    Here(Context::current())
+pub fn current_span() -> CurrentSpan {
+    CurrentSpan(Context::current())
 }
 
-/// A stage, as part of the span that ran [`here`]. It has the name that progress and manifests have
+/// A stage, as part of the span that ran [`current_span`]. It has the name that progress and manifests have
 /// for it; only the store is called by what it does.
-pub fn stage(stage: Stage, part_of: &Here) -> Span {
+pub fn stage(stage: Stage, part_of: &CurrentSpan) -> Span {
     let name = match stage {
         Stage::Store => "upload",
         other => other.as_str(),

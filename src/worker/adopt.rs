@@ -2,7 +2,8 @@
 //!
 //! That is so after the database was restored from a backup: the job is queued or running there, but it has succeeded
 //! since, and its end was told. It is also so if a worker died, or lost the database, between writing the manifest and
-//! writing the row. In both cases the result is complete, because the manifest is written last, and it is not made again.
+//! writing the row. In both cases the result is complete, because the manifest is written last, and it is not made
+//! again.
 //!
 //! The files of a job that was pruned with `--keep-files` and then submitted again are older than its row, and it runs.
 
@@ -26,7 +27,7 @@ pub(super) struct Known {
 /// Looks for the latest result, and verifies its files. If the store does not say, the job
 /// runs: then the store fails when the result is written, too.
 pub(super) async fn find(results: &Results, row: &JobRow) -> Option<Known> {
-    match look(results, row).await {
+    match find_result(results, row).await {
         Ok(known) => known,
         Err(error) => {
             debug!(%error, "no earlier result could be read");
@@ -35,7 +36,7 @@ pub(super) async fn find(results: &Results, row: &JobRow) -> Option<Known> {
     }
 }
 
-async fn look(results: &Results, row: &JobRow) -> Result<Option<Known>, JobError> {
+async fn find_result(results: &Results, row: &JobRow) -> Result<Option<Known>, JobError> {
     let Some(epoch) = results.store.latest_manifest(row.id()).await? else { return Ok(None) };
     let key = ObjectKey::new(row.id(), epoch, MANIFEST)?;
     let manifest = ResultFiles::published(results.store.clone(), key.clone()).await?.manifest;

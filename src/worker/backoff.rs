@@ -18,7 +18,7 @@ pub struct Backoff {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum RetryDecision {
     Fail,
     Cancel,
     Retry(Duration),
@@ -27,12 +27,12 @@ pub(super) enum Next {
 }
 
 /// `attempts` includes the failed one.
-pub(super) fn next_step(error: &JobError, attempts: u32, max_attempts: u32, backoff: &Backoff) -> Next {
+pub(super) fn next_step(error: &JobError, attempts: u32, max_attempts: u32, backoff: &Backoff) -> RetryDecision {
     match error.class() {
-        ErrorClass::Invalid => Next::Fail,
-        ErrorClass::Cancelled => Next::Cancel,
-        ErrorClass::Transient | ErrorClass::Device if attempts >= max_attempts => Next::Quarantine,
-        ErrorClass::Transient | ErrorClass::Device => Next::Retry(backoff.delay(attempts)),
+        ErrorClass::Invalid => RetryDecision::Fail,
+        ErrorClass::Cancelled => RetryDecision::Cancel,
+        ErrorClass::Transient | ErrorClass::Device if attempts >= max_attempts => RetryDecision::Quarantine,
+        ErrorClass::Transient | ErrorClass::Device => RetryDecision::Retry(backoff.delay(attempts)),
     }
 }
 
@@ -56,10 +56,10 @@ mod tests {
 
     #[test]
     fn the_class_decides() {
-        assert_eq!(next_step(&JobError::invalid("x", "y"), 1, 3, &BACKOFF), Next::Fail);
-        assert_eq!(next_step(&JobError::Cancelled, 1, 3, &BACKOFF), Next::Cancel);
-        assert!(matches!(next_step(&storage(), 2, 3, &BACKOFF), Next::Retry(_)));
-        assert_eq!(next_step(&storage(), 3, 3, &BACKOFF), Next::Quarantine);
+        assert_eq!(next_step(&JobError::invalid("x", "y"), 1, 3, &BACKOFF), RetryDecision::Fail);
+        assert_eq!(next_step(&JobError::Cancelled, 1, 3, &BACKOFF), RetryDecision::Cancel);
+        assert!(matches!(next_step(&storage(), 2, 3, &BACKOFF), RetryDecision::Retry(_)));
+        assert_eq!(next_step(&storage(), 3, 3, &BACKOFF), RetryDecision::Quarantine);
     }
 
     #[test]

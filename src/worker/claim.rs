@@ -7,7 +7,7 @@ use tracing::warn;
 use super::{JobControl, Worker, newer, replies, restored, retry::with_deadline};
 use crate::{
     database::{Actor, Admission, Claim, ClaimRules, JobRow, SubmitOptions},
-    job::{BesideRequest, ErrorClass, ErrorRecord, JobError, JobEvent, JobId, JobRequest, TraceContext},
+    job::{ErrorClass, ErrorRecord, JobError, JobEvent, JobId, JobRequest, MessageOptions, TraceContext},
     queue::{Content, Delivery, Event, MessageSender},
 };
 
@@ -39,9 +39,9 @@ pub(super) async fn accept(worker: &Worker, delivery: &Delivery, control: &JobCo
     match &delivery.content {
         Content::Job(id) => with_deadline("the claim", limit, control, || claim(worker, *id, None)).await,
         Content::Request(request) => {
-            let Delivery { is_dispatch, beside, .. } = *delivery;
+            let Delivery { is_dispatch, options, .. } = *delivery;
             let (trace, sender) = (delivery.trace.as_ref(), delivery.sender.as_ref());
-            let message = Some(Message { request, is_dispatch, beside, trace, sender });
+            let message = Some(BrokerRequest { request, is_dispatch, options, trace, sender });
             let accepted = with_deadline("the claim", limit, control, || claim(worker, request.id, message)).await?;
             match &accepted {
                 Accepted::Refused(reason) => tell_sender(worker, delivery, request.id, reason).await,
@@ -115,17 +115,17 @@ async fn tell_sender(worker: &Worker, delivery: &Delivery, id: JobId, reason: &E
 
 /// A request from a broker.
 #[derive(Clone, Copy)]
-struct Message<'a> {
+struct BrokerRequest<'a> {
     request: &'a JobRequest,
     /// See [`Delivery::is_dispatch`].
     is_dispatch: bool,
-    /// See [`Delivery::beside`].
-    beside: BesideRequest,
+    /// See [`Delivery::options`].
+    options: MessageOptions,
     trace: Option<&'a TraceContext>,
     sender: Option<&'a MessageSender>,
 }
 
-async fn claim(worker: &Worker, id: JobId, message: Option<Message<'_>>) -> Result<Accepted, JobError> {
+async fn claim(worker: &Worker, id: JobId, message: Option<BrokerRequest<'_>>) -> Result<Accepted, JobError> {
     let fingerprint = message.map(|message| message.request.fingerprint());
     let name = worker.options.name.to_string();
     let rules = ClaimRules {
@@ -138,12 +138,12 @@ async fn claim(worker: &Worker, id: JobId, message: Option<Message<'_>>) -> Resu
     restored::guard(worker).await?;
     let mut claim = worker.jobs.claim(id, &rules).await?;
     let is_dispatch = message.is_some_and(|message| message.is_dispatch);
-    if let (Claim::Unknown, Some(Message { request, beside, trace, sender, .. })) = (&claim, message) {
+    if let (Claim::Unknown, Some(BrokerRequest { request, options, trace, sender, .. })) = (&claim, message) {
         if is_dispatch {
             return without_row(worker, id).await;
         }
         // A message from another client. If another worker submits it at the same time, both get the same row.
-        let BesideRequest { not_before: at, reuse } = beside;
+        let MessageOptions { not_before: at, reuse } = options;
         let options = SubmitOptions { at, reuse, trace: trace.cloned(), ..SubmitOptions::default() };
         let jobs = worker.jobs.by(actor(sender));
         match jobs.submit_message(request, &options).await {

@@ -169,13 +169,13 @@ impl Service {
     }
 
     /// Registers a running job until the returned value is dropped, which a panic does too.
-    fn register(&self, control: &JobControl) -> InHand<'_> {
+    fn register(&self, control: &JobControl) -> RunningJob<'_> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let key = NEXT.fetch_add(1, Ordering::Relaxed);
         let mut in_hand = self.lock();
         in_hand.insert(key, control.clone());
         metrics::in_hand(in_hand.len());
-        InHand { service: self, key }
+        RunningJob { service: self, key }
     }
 
     /// A poisoned lock can be used: no code under it can leave the map inconsistent.
@@ -211,12 +211,12 @@ impl Service {
     }
 }
 
-struct InHand<'a> {
+struct RunningJob<'a> {
     service: &'a Service,
     key: u64,
 }
 
-impl Drop for InHand<'_> {
+impl Drop for RunningJob<'_> {
     fn drop(&mut self) {
         let mut in_hand = self.service.lock();
         in_hand.remove(&self.key);

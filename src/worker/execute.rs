@@ -24,7 +24,7 @@ use super::{
     spans::EngineSpans,
 };
 use crate::{
-    engine::{Outcome, ProgressFn, SeedOutput, Work},
+    engine::{EngineOutput, ProgressFn, SeedOutput, Work},
     job::{
         Caption, DecomposeParams, EditParams, EditRecord, Fidelity, Inputs, JobError, JobId, JobRequest, KeepRest,
         LayerRole, ModelRecord, OutputSize, ParentLayer, SamplingRecord, Stage, StageTiming, Task, VariantRecord,
@@ -33,11 +33,11 @@ use crate::{
     trace,
 };
 
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const CHECK_EVERY: Duration = Duration::from_millis(50);
 
 /// Everything that a job produced, before it is written.
 #[derive(Default)]
-pub(super) struct Made {
+pub(super) struct JobOutput {
     pub pictures: Vec<OutputPicture>,
     /// Those that are encoded already.
     pub pngs: Vec<Png>,
@@ -72,9 +72,10 @@ pub(super) async fn execute(
     request: &JobRequest,
     pictures: Pictures,
     control: &JobControl,
-) -> Result<Made, JobError> {
+) -> Result<JobOutput, JobError> {
     let seed = request.seed();
-    let mut job = Execution { worker, control, id: request.id, made: Made::default(), timings: Timings::default() };
+    let mut job =
+        Execution { worker, control, id: request.id, made: JobOutput::default(), timings: Timings::default() };
     job.made.notes = pictures.notes;
     job.made.from = worker.jobs.nesting(request).await?;
     job.made.trim = request.task.trims();
@@ -117,7 +118,7 @@ pub(super) struct Execution<'a> {
     pub worker: &'a Worker,
     pub control: &'a JobControl,
     id: JobId,
-    pub made: Made,
+    pub made: JobOutput,
     pub timings: Timings,
 }
 
@@ -187,7 +188,7 @@ impl Execution<'_> {
         layers: usize,
         work: impl FnOnce() -> Result<T, JobError> + Send + 'static,
     ) -> Result<T, JobError> {
-        let (start, span) = (Instant::now(), trace::stage(Stage::Composite, &trace::here()));
+        let (start, span) = (Instant::now(), trace::stage(Stage::Composite, &trace::current_span()));
         let total = count(layers);
         self.control.reporter.at(Stage::Composite, 0, total);
         let made = blocking(work).await;
@@ -245,8 +246,8 @@ impl Execution<'_> {
     }
 
     /// Records what a call used.
-    pub fn note_outcome(&mut self, outcome: Outcome) {
-        let Outcome { notes, model, weights, device, timings, .. } = outcome;
+    pub fn note_outcome(&mut self, outcome: EngineOutput) {
+        let EngineOutput { notes, model, weights, device, timings, .. } = outcome;
         self.note(notes);
         self.made.weights.push((model.pipeline.clone(), weights));
         if !self.made.models.contains(&model) {
@@ -264,13 +265,13 @@ impl Execution<'_> {
         }
     }
 
-    /// A job that waits for the device can be cancelled at once; one that is running stops within a step. A call with several
-    /// seeds sends its outputs.
+    /// A job that waits for the device can be cancelled at once; one that is running stops within a step. A call with
+    /// several seeds sends its outputs.
     pub async fn in_turn(
         &self,
         work: Work,
         seeds: Option<(Vec<u64>, Sender<SeedOutput>)>,
-    ) -> Result<Outcome, JobError> {
+    ) -> Result<EngineOutput, JobError> {
         let began = Arc::new(AtomicBool::new(false));
         let mut progress = self.progress();
         let (told, spans) = (began.clone(), EngineSpans::here());
@@ -282,7 +283,7 @@ impl Execution<'_> {
         });
         let cancelled = async {
             while began.load(Ordering::Relaxed) || !self.control.cancel.is_cancelled() {
-                tokio::time::sleep(LOOK_EVERY).await;
+                tokio::time::sleep(CHECK_EVERY).await;
             }
         };
         let (engine, cancel) = (&self.worker.engine, self.control.cancel.clone());

@@ -43,7 +43,7 @@ const NAMES: [(&str, Point); 7] = [
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Action {
+enum FailpointAction {
     /// Ends the process as `kill -9` does, without unwinding or flushing.
     Abort,
     /// Pauses the thread, so that a test can send signals meanwhile.
@@ -58,7 +58,7 @@ pub struct Failpoint(Option<Arc<Armed>>);
 #[derive(Debug)]
 struct Armed {
     point: Point,
-    action: Action,
+    action: FailpointAction,
     /// The number of visits before it acts.
     left: AtomicU32,
     /// Only visits of this job count, and each of them acts.
@@ -76,8 +76,8 @@ impl Failpoint {
             return;
         }
         match armed.action {
-            Action::Abort => std::process::abort(),
-            Action::Pause(time) => {
+            FailpointAction::Abort => std::process::abort(),
+            FailpointAction::Pause(time) => {
                 warn!(?point, "stands still");
                 #[expect(clippy::disallowed_methods, reason = "a worker that stands still is what is tested")]
                 std::thread::sleep(time);
@@ -112,10 +112,10 @@ impl FromStr for Failpoint {
         let (_, point) = NAMES.iter().find(|(known, _)| *known == name).ok_or_else(wrong)?;
         let visit: u32 = visit.parse().ok().filter(|visit| *visit > 0).ok_or_else(wrong)?;
         let action = match action.split_once(':') {
-            None if action == "abort" => Action::Abort,
+            None if action == "abort" => FailpointAction::Abort,
             Some(("pause", seconds)) => {
                 let seconds = seconds.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-                Action::Pause(seconds.ok_or_else(wrong)?)
+                FailpointAction::Pause(seconds.ok_or_else(wrong)?)
             }
             _ => return Err(wrong()),
         };

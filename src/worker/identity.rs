@@ -21,14 +21,14 @@ pub struct WorkerName {
     /// The start time in seconds since 1970, which distinguishes processes with the same number.
     start: u64,
     /// Absent in names of older versions, and where the system does not tell.
-    realm: Option<Realm>,
+    realm: Option<PidNamespace>,
     /// Distinguishes processes that agree in everything else, for instance two copies of one machine.
     random: String,
 }
 
 /// The processes that one process can see by their numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Realm {
+struct PidNamespace {
     /// The beginning of the kernel's boot id.
     boot: String,
     /// The inode of the PID namespace.
@@ -46,7 +46,7 @@ pub enum Liveness {
 
 /// What can be seen of a process.
 #[derive(Debug, PartialEq, Eq)]
-enum Sight {
+enum ProcessState {
     /// It runs, since this time.
     Alive(u64),
     Gone,
@@ -60,9 +60,9 @@ impl WorkerName {
         static NAME: OnceLock<WorkerName> = OnceLock::new();
         NAME.get_or_init(|| {
             let pid = std::process::id();
-            let start = match look_at(pid) {
-                Sight::Alive(start) => start,
-                Sight::Gone | Sight::Unknown => 0,
+            let start = match process_state(pid) {
+                ProcessState::Alive(start) => start,
+                ProcessState::Gone | ProcessState::Unknown => 0,
             };
             let host = System::host_name().unwrap_or_else(|_| "localhost".to_owned());
             // The end of a UUID is random in version 7, too.
@@ -88,10 +88,10 @@ impl WorkerName {
         if !visible || other.random == self.random {
             return false;
         }
-        match look_at(other.pid) {
-            Sight::Alive(start) => start.abs_diff(other.start) > START_TOLERANCE_S,
-            Sight::Gone => true,
-            Sight::Unknown => false,
+        match process_state(other.pid) {
+            ProcessState::Alive(start) => start.abs_diff(other.start) > START_TOLERANCE_S,
+            ProcessState::Gone => true,
+            ProcessState::Unknown => false,
         }
     }
 }
@@ -116,15 +116,15 @@ impl Liveness {
 }
 
 /// A zombie does not count as alive.
-fn look_at(pid: u32) -> Sight {
-    let Ok(mut system) = System::new() else { return Sight::Unknown };
+fn process_state(pid: u32) -> ProcessState {
+    let Ok(mut system) = System::new() else { return ProcessState::Unknown };
     let pid = Pid::from_u32(pid);
     system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), true, ProcessRefreshKind::nothing());
     match system.process(pid) {
-        None => Sight::Gone,
+        None => ProcessState::Gone,
         Some(process) => match process.status() {
-            sysinfo::ProcessStatus::Zombie | sysinfo::ProcessStatus::Dead => Sight::Gone,
-            _ => Sight::Alive(process.start_time()),
+            sysinfo::ProcessStatus::Zombie | sysinfo::ProcessStatus::Dead => ProcessState::Gone,
+            _ => ProcessState::Alive(process.start_time()),
         },
     }
 }
@@ -132,7 +132,7 @@ fn look_at(pid: u32) -> Sight {
 /// Absent if `/proc` does not show the processes of this namespace, or not those of other users: what is missing there
 /// may be alive.
 #[cfg(target_os = "linux")]
-fn realm() -> Option<Realm> {
+fn realm() -> Option<PidNamespace> {
     use std::fs;
 
     let link = |path: &str| fs::read_link(path).ok()?.into_os_string().into_string().ok();
@@ -148,20 +148,20 @@ fn realm() -> Option<Realm> {
     let namespace = link("/proc/self/ns/pid")?.strip_prefix("pid:[")?.strip_suffix(']')?.parse().ok()?;
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let boot: String = boot.chars().filter(char::is_ascii_hexdigit).take(12).collect();
-    (boot.len() == 12).then_some(Realm { boot, namespace })
+    (boot.len() == 12).then_some(PidNamespace { boot, namespace })
 }
 
 /// Other systems have no PID namespaces.
 #[cfg(not(target_os = "linux"))]
-fn realm() -> Option<Realm> {
-    Some(Realm { boot: "any".to_owned(), namespace: 0 })
+fn realm() -> Option<PidNamespace> {
+    Some(PidNamespace { boot: "any".to_owned(), namespace: 0 })
 }
 
 impl fmt::Display for WorkerName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}@", self.host, self.pid, self.start)?;
         match &self.realm {
-            Some(Realm { boot, namespace }) => write!(f, "{boot}.{namespace}.{}", self.random),
+            Some(PidNamespace { boot, namespace }) => write!(f, "{boot}.{namespace}.{}", self.random),
             None => write!(f, "-.-.{}", self.random),
         }
     }
@@ -183,7 +183,7 @@ impl FromStr for WorkerName {
             Some(["-", "-", random]) => (None, *random),
             Some([boot, namespace, random]) => {
                 let namespace = namespace.parse().map_err(|_| ())?;
-                (Some(Realm { boot: (*boot).to_owned(), namespace }), *random)
+                (Some(PidNamespace { boot: (*boot).to_owned(), namespace }), *random)
             }
             Some(_) => return Err(()),
         };
@@ -204,7 +204,7 @@ mod tests {
 
     /// Another process of this machine, as itself and with what tells it from others changed.
     fn other(of: &WorkerName, pid: u32) -> WorkerName {
-        let Sight::Alive(start) = look_at(pid) else { panic!("{pid} is not alive") };
+        let ProcessState::Alive(start) = process_state(pid) else { panic!("{pid} is not alive") };
         WorkerName { pid, start, random: "00000000".to_owned(), ..of.clone() }
     }
 
@@ -236,8 +236,11 @@ mod tests {
         let realm = me.realm.clone().unwrap();
         let elsewhere = [
             WorkerName { host: "elsewhere".to_owned(), ..gone.clone() },
-            WorkerName { realm: Some(Realm { boot: "0123456789ab".to_owned(), ..realm.clone() }), ..gone.clone() },
-            WorkerName { realm: Some(Realm { namespace: realm.namespace + 1, ..realm }), ..gone.clone() },
+            WorkerName {
+                realm: Some(PidNamespace { boot: "0123456789ab".to_owned(), ..realm.clone() }),
+                ..gone.clone()
+            },
+            WorkerName { realm: Some(PidNamespace { namespace: realm.namespace + 1, ..realm }), ..gone.clone() },
             WorkerName { realm: None, ..gone.clone() },
         ];
         for name in elsewhere {

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::{Reporter, Worker};
 use crate::{
     database::JobRow,
-    image::{self, Limits},
+    image::{self, DecodeLimits},
     job::{InputRef, Inputs, JobError, JobId, Placement, Stage},
     store::{ObjectKey, Stored, Stores, input_name},
 };
@@ -120,15 +120,15 @@ pub(super) async fn decode(
 
 /// Sums up what the job's pictures will hold, from their headers, before anything is decoded: the files, the decoded
 /// pictures, and what the largest needs while it is decoded.
-fn check_memory(files: &Inputs<InputFile>, limits: &Limits) -> Result<(), JobError> {
+fn check_memory(files: &Inputs<InputFile>, limits: &DecodeLimits) -> Result<(), JobError> {
     let (mut held, mut largest) = (0u64, 0u64);
     for file in files.with_mask() {
-        let look = image::look(&file.name, &file.bytes, limits)?;
+        let info = image::probe(&file.name, &file.bytes, limits)?;
         let on_canvas = file.placement.map_or(0, |placement| 4 * placement.pixels());
-        let pixels = look.decoded().max(on_canvas);
+        let pixels = info.decoded().max(on_canvas);
         let is_layer = files.layers.iter().any(|layer| std::ptr::eq(layer, file));
         held += file.bytes.len() as u64 + if is_layer { 0 } else { pixels };
-        largest = largest.max(look.memory + on_canvas);
+        largest = largest.max(info.memory + on_canvas);
         if is_layer && std::ptr::eq(file, &files.layers[0]) {
             held += pixels / 4 * Compositor::BYTES_PER_PIXEL;
         }

@@ -29,7 +29,7 @@ impl Lease {
     pub(super) fn hold(worker: &Worker, row: &JobRow, control: JobControl) -> Self {
         let (stop, stopped) = oneshot::channel();
         control.reporter.continue_after(row.progress.map_or(0, |progress| progress.sequence));
-        let heart = Heart {
+        let heart = Heartbeat {
             jobs: worker.jobs.clone(),
             job: row.id(),
             epoch: row.epoch,
@@ -56,7 +56,7 @@ impl Lease {
     }
 }
 
-struct Heart {
+struct Heartbeat {
     jobs: JobStore,
     queue: Queue,
     row: JobRow,
@@ -74,7 +74,7 @@ struct Heart {
     control: JobControl,
 }
 
-impl Heart {
+impl Heartbeat {
     async fn beat_until(mut self, mut stopped: oneshot::Receiver<()>) {
         let mut tick = tokio::time::interval(self.interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -84,7 +84,7 @@ pub struct WorkerOptions {
     /// How often a job may be claimed before it is quarantined.
     pub max_attempts: u32,
     pub backoff: Backoff,
-    pub limits: image::Limits,
+    pub limits: image::DecodeLimits,
     /// Where results go.
     pub results: ResultPlacement,
     /// How many jobs the worker holds at a time.

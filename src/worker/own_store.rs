@@ -17,11 +17,11 @@ use crate::{
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How soon a job that waits notices that it was stopped.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const CHECK_EVERY: Duration = Duration::from_millis(100);
 
 /// Repeats what fails because the own store is unreachable, full or refuses the credentials, for at most
-/// `worker.database_retry_seconds`. What fails while that store takes objects is the job's fault: a prefix elsewhere, or
-/// a name that is too long.
+/// `worker.database_retry_seconds`. What fails while that store takes objects is the job's fault: a prefix elsewhere,
+/// or a name that is too long.
 pub(super) async fn waiting_for_store<T, F>(
     worker: &Worker,
     control: &JobControl,
@@ -47,13 +47,13 @@ where
             Err(error) => error,
         };
         match blame(worker, &error).await {
-            Blame::Store => repeated = false,
+            StoreFault::Store => repeated = false,
             // It may have come back just now.
-            Blame::Perhaps if !repeated => {
+            StoreFault::Perhaps if !repeated => {
                 repeated = true;
                 continue;
             }
-            Blame::Perhaps | Blame::Job => return Err(error),
+            StoreFault::Perhaps | StoreFault::Job => return Err(error),
         }
         warn!(%error, "the store is away; the job waits for it, and no attempt is counted");
         waited = true;
@@ -71,24 +71,24 @@ where
     }
 }
 
-enum Blame {
+enum StoreFault {
     Store,
     /// The store works now.
     Perhaps,
     Job,
 }
 
-async fn blame(worker: &Worker, error: &JobError) -> Blame {
+async fn blame(worker: &Worker, error: &JobError) -> StoreFault {
     match error {
-        _ if lacks_open_files(error) => Blame::Job,
+        _ if lacks_open_files(error) => StoreFault::Job,
         // A web server.
-        JobError::InputUnreachable { input, .. } if input.starts_with("http") => Blame::Job,
+        JobError::InputUnreachable { input, .. } if input.starts_with("http") => StoreFault::Job,
         // A small object may still fit.
-        JobError::DiskFull { path } if is_own(worker, path) => Blame::Store,
+        JobError::DiskFull { path } if is_own(worker, path) => StoreFault::Store,
         JobError::DiskFull { .. } | JobError::Storage { .. } | JobError::InputUnreachable { .. } => {
-            if worker.stores.own_is_usable().await.is_err() { Blame::Store } else { Blame::Perhaps }
+            if worker.stores.own_is_usable().await.is_err() { StoreFault::Store } else { StoreFault::Perhaps }
         }
-        _ => Blame::Job,
+        _ => StoreFault::Job,
     }
 }
 
@@ -109,6 +109,6 @@ async fn sleep(pause: Duration, control: &JobControl) -> Result<(), JobError> {
         if left.is_zero() {
             return Ok(());
         }
-        tokio::time::sleep(left.min(LOOK_EVERY)).await;
+        tokio::time::sleep(left.min(CHECK_EVERY)).await;
     }
 }

@@ -57,7 +57,7 @@ impl Timings {
         stage: Stage,
         work: impl Future<Output = Result<T, JobError>>,
     ) -> Result<T, JobError> {
-        let (start, span) = (Instant::now(), trace::stage(stage, &trace::here()));
+        let (start, span) = (Instant::now(), trace::stage(stage, &trace::current_span()));
         let result = span.within(work).await;
         self.add(stage, start.elapsed());
         span.end_with(&result);

@@ -7,7 +7,7 @@ use tracing::warn;
 
 use super::{
     JobControl, Reporter, Results, Worker,
-    execute::{Made, OutputPicture},
+    execute::{JobOutput, OutputPicture},
     failpoint::Point,
     inputs::count,
     metrics,
@@ -40,8 +40,9 @@ pub(super) struct Png {
     bytes: Vec<u8>,
 }
 
-/// Encodes the pictures in parallel and frees their pixels. Layers are cut to what is visible of them, if that is asked for.
-pub(super) async fn encode(made: &mut Made, reporter: &Reporter) -> Result<Vec<Png>, JobError> {
+/// Encodes the pictures in parallel and frees their pixels. Layers are cut to what is visible of them, if that is asked
+/// for.
+pub(super) async fn encode(made: &mut JobOutput, reporter: &Reporter) -> Result<Vec<Png>, JobError> {
     let (pictures, names) = (std::mem::take(&mut made.pictures), std::mem::take(&mut made.layer_names));
     let mut pngs = std::mem::take(&mut made.pngs);
     let total = count(pictures.len());
@@ -105,14 +106,14 @@ fn layer_name(file: &str, role: LayerRole, names: &[Option<String>]) -> Option<S
 }
 
 /// Where the result of an attempt goes.
-pub(super) struct Target<'a> {
+pub(super) struct ResultTarget<'a> {
     pub worker: &'a Worker,
     pub results: &'a Results,
     pub row: &'a JobRow,
     pub control: &'a JobControl,
 }
 
-impl Target<'_> {
+impl ResultTarget<'_> {
     /// Writes an object and verifies it.
     async fn put(&self, name: &str, bytes: &[u8]) -> Result<Stored, JobError> {
         let key = ObjectKey::new(self.row.id(), self.row.epoch, name)?;
@@ -126,7 +127,7 @@ impl Target<'_> {
 }
 
 /// Writes each file under the attempt's epoch and verifies it, several at a time.
-pub(super) async fn store(target: &Target<'_>, pngs: Vec<Png>) -> Result<Vec<FileEntry>, JobError> {
+pub(super) async fn store(target: &ResultTarget<'_>, pngs: Vec<Png>) -> Result<Vec<FileEntry>, JobError> {
     let (total, reporter) = (count(pngs.len()), &target.control.reporter);
     reporter.at(Stage::Store, 0, total);
     let writes: Vec<_> = pngs.into_iter().map(|png| store_one(target, png)).collect();
@@ -139,7 +140,7 @@ pub(super) async fn store(target: &Target<'_>, pngs: Vec<Png>) -> Result<Vec<Fil
     Ok(files)
 }
 
-async fn store_one(target: &Target<'_>, png: Png) -> Result<FileEntry, JobError> {
+async fn store_one(target: &ResultTarget<'_>, png: Png) -> Result<FileEntry, JobError> {
     let Png { name, role, width, height, bounding_box, placement, layer_name, variant, bytes } = png;
     let stored = target.put(&name, &bytes).await?;
     target.worker.options.failpoint.at(Point::Put, Some(target.row.id()));
@@ -151,8 +152,8 @@ async fn store_one(target: &Target<'_>, png: Png) -> Result<FileEntry, JobError>
 
 /// Writes the manifest. Every file that it names exists and is verified.
 pub(super) async fn manifest(
-    target: &Target<'_>,
-    made: Made,
+    target: &ResultTarget<'_>,
+    made: JobOutput,
     content_key: Option<String>,
     files: Vec<FileEntry>,
     timings: Timings,

@@ -47,7 +47,7 @@ pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
         }
         if due(remembered, restored::EVERY) {
             remembered = Some(Instant::now());
-            restored::look(&worker).await;
+            restored::pause_if_restored(&worker).await;
         }
         // Before jobs are dispatched again.
         if let Err(error) = restored::guard(&worker).await {
@@ -55,7 +55,7 @@ pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
         }
         if due(looked, every) {
             looked = Some(Instant::now());
-            if let Err(error) = look(&worker).await {
+            if let Err(error) = reap(&worker).await {
                 warn!(%error, "could not look for jobs of dead workers");
             }
         }
@@ -91,7 +91,7 @@ pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
             () = stop.cancelled() => {}
         }
     }
-    if let Err(error) = worker.jobs.worker_leaves(&worker.options.name.to_string()).await {
+    if let Err(error) = worker.jobs.remove_worker(&worker.options.name.to_string()).await {
         debug!(%error, "could not say that this worker leaves; others notice within 30 seconds");
     }
 }
@@ -99,7 +99,7 @@ pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
 /// Says that this worker is alive, and how many jobs it holds.
 pub(super) async fn sign_of_life(worker: &Worker) {
     let slots = u32::try_from(worker.options.slots).unwrap_or(u32::MAX);
-    if let Err(error) = worker.jobs.worker_lives(&worker.options.name.to_string(), slots).await {
+    if let Err(error) = worker.jobs.record_worker(&worker.options.name.to_string(), slots).await {
         warn!(%error, "could not say that this worker is alive; fewer jobs are dispatched meanwhile");
     }
 }
@@ -116,8 +116,8 @@ async fn take_over(worker: &Worker) -> Result<(), JobError> {
     Ok(())
 }
 
-/// A message may be gone although its job is queued: expired or removed by a policy, purged, or lost with its queue. When
-/// a queue has no messages, jobs that wait in it have lost theirs.
+/// A message may be gone although its job is queued: expired or removed by a policy, purged, or lost with its queue.
+/// When a queue has no messages, jobs that wait in it have lost theirs.
 async fn find_lost_messages(worker: &Worker) -> Result<(), JobError> {
     if matches!(worker.queue, Queue::Embedded(_)) {
         return Ok(());
@@ -131,7 +131,7 @@ async fn find_lost_messages(worker: &Worker) -> Result<(), JobError> {
     Ok(())
 }
 
-async fn look(worker: &Worker) -> Result<(), JobError> {
+async fn reap(worker: &Worker) -> Result<(), JobError> {
     let found = worker.jobs.reap(worker.options.redispatch).await?;
     if found > 0 {
         info!(jobs = found, "dispatched again, because their workers died or their messages were lost");

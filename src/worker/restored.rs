@@ -66,7 +66,7 @@ pub(super) async fn begin(worker: &Worker, shutdown: &Shutdown) {
 
 /// Pauses everything if the database was restored, and remembers that it is in use. Without a broker, the worker and its
 /// database are one thing, which is not checked.
-pub(super) async fn look(worker: &Worker) {
+pub(super) async fn pause_if_restored(worker: &Worker) {
     if let Err(error) = compare(worker).await {
         cannot_tell(&error);
     }
@@ -88,7 +88,7 @@ pub(super) async fn guard(worker: &Worker) -> Result<(), JobError> {
     match newest.filter(|newest| *newest > found.alive_at) {
         Some(newest) if newest.duration_since(found.alive_at) > BEHIND => {
             hold(worker, found.alive_at, newest).await?;
-            let alive_at = worker.jobs.lives_on().await?;
+            let alive_at = worker.jobs.record_alive().await?;
             *known = Some(Lineage { alive_at, ..found });
         }
         Some(newest) => {
@@ -122,7 +122,7 @@ async fn compare(worker: &Worker) -> Result<(), JobError> {
     if let Some(seen) = seen.filter(|seen| seen.duration_since(known.alive_at) > BEHIND) {
         hold(worker, known.alive_at, seen).await?;
     }
-    let alive = worker.jobs.lives_on().await?;
+    let alive = worker.jobs.record_alive().await?;
     store.put(key, alive.to_string().into_bytes()).await.map(drop)
 }
 
@@ -133,7 +133,7 @@ async fn hold(worker: &Worker, as_of: Timestamp, used_until: Timestamp) -> Resul
          cancelled, have failed or were deleted in between may be queued again: cancel what must not run, then acetate \
          queue resume"
     );
-    worker.jobs.by(Actor::new("acetate", None)).hold_all(&reason).await?;
+    worker.jobs.by(Actor::new("acetate", None)).pause_all(&reason).await?;
     error!("nothing starts: {reason}");
     Ok(())
 }

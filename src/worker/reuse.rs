@@ -4,8 +4,8 @@
 //! row. A job with `reuse` looks for a row with its own key, copies that result's files below its own prefix, and does
 //! not use the engine. The copies are its own: nothing is lost when the other job is deleted.
 //!
-//! Two equal jobs that run at the same time are both computed. Neither waits for the other, because a job that waits has
-//! a worker's slot and nothing to do, and its neighbor may fail.
+//! Two equal jobs that run at the same time are both computed. Neither waits for the other, because a job that waits
+//! has a worker's slot and nothing to do, and its neighbor may fail.
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -41,7 +41,7 @@ pub(super) struct ContentKey {
 /// Everything that changes the pictures of a result, or what its manifest says of them. Not part of it: the job's id,
 /// its output, labels but the tenant, priority, batch, and the names of its pictures.
 #[derive(Serialize)]
-struct Content<'a> {
+struct ResultIdentity<'a> {
     /// Results are never shared between tenants.
     tenant: Option<&'a str>,
     acetate: &'a str,
@@ -79,7 +79,7 @@ fn hashed(request: &JobRequest, digests: &Inputs<InputDigest>, identity: &Engine
         let parent = way.iter().fold(&mut params, |params, name| &mut params[*name]);
         parent[*last] = json!(request.seed());
     }
-    let content = Content {
+    let content = ResultIdentity {
         tenant: request.tenant(),
         acetate: env!("CARGO_PKG_VERSION"),
         pixels: PIXELS,

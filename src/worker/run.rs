@@ -7,7 +7,7 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 use super::{
     JobControl, ResultPlacement, StopReason, Worker, adopt,
     adopt::Known,
-    backoff::{Next, next_step},
+    backoff::{RetryDecision, next_step},
     claim::{Accepted, Stale, accept},
     execute::execute,
     failpoint::Point,
@@ -162,7 +162,7 @@ async fn finish(
     worker: &Worker,
     row: &JobRow,
     delivery: Delivery,
-    made: Result<Made, JobError>,
+    made: Result<AttemptResult, JobError>,
     control: &JobControl,
 ) -> Result<Verdict, JobError> {
     let settled = settle(worker, row, made, control).await?;
@@ -192,7 +192,7 @@ async fn finish(
 
 /// From the request to a published manifest. Files that it leaves after a failure are under its own epoch, and no row
 /// refers to them.
-async fn attempt(worker: &Worker, row: &JobRow, control: &JobControl) -> Result<Made, JobError> {
+async fn attempt(worker: &Worker, row: &JobRow, control: &JobControl) -> Result<AttemptResult, JobError> {
     let reporter = &control.reporter;
     let mut timings = Timings::default();
     let results = worker.results_of(row)?;
@@ -200,7 +200,7 @@ async fn attempt(worker: &Worker, row: &JobRow, control: &JobControl) -> Result<
         timings.measure(Stage::Fetch, waiting_for_store(worker, control, || inputs::fetch(worker, row, reporter)));
     let (files, known) = tokio::join!(fetch, adopt::find(&results, row));
     if let Some(known) = known {
-        return Ok(Made::Known(known));
+        return Ok(AttemptResult::Known(known));
     }
     let (files, digests) = files?;
     worker.options.failpoint.at(Point::Fetched, Some(row.id()));
@@ -210,7 +210,7 @@ async fn attempt(worker: &Worker, row: &JobRow, control: &JobControl) -> Result<
         && let Some(copied) = reuse::take(worker, &results, row, key, reporter, &mut timings).await
     {
         check(control)?;
-        return Ok(Made::New(copied));
+        return Ok(AttemptResult::New(copied));
     }
     let pictures = timings.measure(Stage::Decode, inputs::decode(worker, files, reporter)).await?;
     check(control)?;
@@ -218,18 +218,18 @@ async fn attempt(worker: &Worker, row: &JobRow, control: &JobControl) -> Result<
     check(control)?;
     timings.merge(std::mem::take(&mut made.timings));
     let pngs = timings.measure(Stage::EncodePng, publish::encode(&mut made, reporter)).await?;
-    let target = publish::Target { worker, results: &results, row, control };
+    let target = publish::ResultTarget { worker, results: &results, row, control };
     let files = timings.measure(Stage::Store, publish::store(&target, pngs)).await?;
     // The job can be cancelled up to here.
     check(control)?;
     let key = key.filter(|key| key.is_of(&made.weights)).map(|key| key.text);
     let published = publish::manifest(&target, made, key, files, timings).await?;
     worker.options.failpoint.at(Point::Manifest, Some(row.id()));
-    Ok(Made::New(published))
+    Ok(AttemptResult::New(published))
 }
 
 /// The result of an attempt.
-enum Made {
+enum AttemptResult {
     New(Published),
     /// It was in the store already.
     Known(Known),
@@ -239,7 +239,7 @@ enum Made {
 async fn settle(
     worker: &Worker,
     row: &JobRow,
-    made: Result<Made, JobError>,
+    made: Result<AttemptResult, JobError>,
     control: &JobControl,
 ) -> Result<Fenced<JobRow>, JobError> {
     // If the row already has this ending, it is ours: the commit was applied, but the reply was lost.
@@ -257,19 +257,19 @@ async fn settle(
 async fn end(
     worker: &Worker,
     row: &JobRow,
-    made: &Result<Made, JobError>,
+    made: &Result<AttemptResult, JobError>,
     control: &JobControl,
 ) -> Result<Fenced<JobRow>, JobError> {
     let (jobs, id, epoch) = (&worker.jobs, row.id(), row.epoch);
     let error = match (made, control.why()) {
-        (Ok(Made::Known(Known { result, epoch: made_at })), _) => {
+        (Ok(AttemptResult::Known(Known { result, epoch: made_at })), _) => {
             warn!(
                 manifest = result.manifest,
                 "not run again: its result is already in the store; a worker died before it could say so, or the database was restored"
             );
             return jobs.adopt(id, epoch, result, *made_at).await;
         }
-        (Ok(Made::New(result)), _) => {
+        (Ok(AttemptResult::New(result)), _) => {
             info!(files = result.files.len(), "succeeded");
             return jobs.succeed(id, epoch, result).await;
         }
@@ -284,20 +284,20 @@ async fn end(
     };
     let record = ErrorRecord::from(error);
     match next_step(error, row.attempts, worker.options.max_attempts, &worker.options.backoff) {
-        Next::Cancel => {
+        RetryDecision::Cancel => {
             info!("cancelled");
             jobs.cancelled(id, epoch).await
         }
-        Next::Fail => {
+        RetryDecision::Fail => {
             info!(code = record.code, reason = record.message, "failed");
             jobs.fail(id, epoch, &record).await
         }
-        Next::Quarantine => {
+        RetryDecision::Quarantine => {
             let exhausted = exhausted_by(row.attempts, &record);
             warn!(code = record.code, "quarantined");
             jobs.fail(id, epoch, &ErrorRecord::from(&exhausted)).await
         }
-        Next::Retry(delay) => {
+        RetryDecision::Retry(delay) => {
             info!(code = record.code, reason = record.message, delay_s = delay.as_secs_f64(), "returned to the queue");
             metrics::retry(&record);
             jobs.requeue(id, epoch, &record, delay).await

@@ -5,7 +5,7 @@ use qwen_image::source_size::{Coverage, at_source_size, fidelity};
 
 use super::{execute::OutputPicture, inputs::count};
 use crate::{
-    image::Limits,
+    image::DecodeLimits,
     job::{DecomposeParams, Fidelity, JobError, LayerCoverage, LayerRole, OutputSize, PictureSize},
 };
 
@@ -17,7 +17,7 @@ use crate::{
 pub(super) fn check_memory(
     (width, height): (u32, u32),
     params: &DecomposeParams,
-    limits: &Limits,
+    limits: &DecodeLimits,
 ) -> Result<(), JobError> {
     if params.output_size == Some(OutputSize::Model) {
         return Ok(());
@@ -27,7 +27,11 @@ pub(super) fn check_memory(
 }
 
 /// The same for layers that are known.
-pub(super) fn check_layer_memory((width, height): (u32, u32), layers: u32, limits: &Limits) -> Result<(), JobError> {
+pub(super) fn check_layer_memory(
+    (width, height): (u32, u32),
+    layers: u32,
+    limits: &DecodeLimits,
+) -> Result<(), JobError> {
     let pictures = u64::from(layers) + 3;
     let bytes = u64::from(width) * u64::from(height) * 4 * pictures;
     if bytes <= limits.max_memory {
@@ -68,7 +72,7 @@ pub(super) fn finished(
     source: &RgbaImage,
     mut images: Vec<RgbaImage>,
     params: &DecomposeParams,
-    limits: &Limits,
+    limits: &DecodeLimits,
 ) -> Result<FinishedLayers, JobError> {
     let (wanted, there) = (params.layers.number(), images.len());
     if wanted.is_some_and(|wanted| there != wanted as usize + 1) || there < 1 {

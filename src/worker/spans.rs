@@ -9,7 +9,7 @@ use crate::{
     database::JobRow,
     job::{JobError, JobState, Stage},
     queue::Delivery,
-    trace::{self, Here, Processed, Span},
+    trace::{self, CurrentSpan, Processed, Span},
 };
 
 /// The span of the attempt that has just been claimed.
@@ -62,7 +62,7 @@ pub(super) fn end(span: Span, verdict: &Result<Verdict, JobError>, control: &Job
 /// The spans of the engine's stages, from its progress. Clones share them.
 #[derive(Clone)]
 pub(super) struct EngineSpans {
-    attempt: Here,
+    attempt: CurrentSpan,
     current: Arc<Mutex<Option<Current>>>,
 }
 
@@ -75,7 +75,7 @@ struct Current {
 impl EngineSpans {
     /// As parts of the span of the running code.
     pub(super) fn here() -> Self {
-        Self { attempt: trace::here(), current: Arc::default() }
+        Self { attempt: trace::current_span(), current: Arc::default() }
     }
 
     /// Called on the engine's thread.

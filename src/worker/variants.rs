@@ -33,7 +33,7 @@ const MANY: u32 = 96;
 const USUAL_LAYERS: u32 = 5;
 
 /// A variant as it is shown and stored.
-struct Finished {
+struct FinishedVariant {
     pictures: Vec<OutputPicture>,
     fidelity: Option<Fidelity>,
     /// Its pictures on the contact sheet, with their captions.
@@ -41,7 +41,7 @@ struct Finished {
 }
 
 /// What is kept of a variant.
-struct Kept {
+struct KeptVariant {
     record: VariantRecord,
     pngs: Vec<Png>,
     shown: Vec<(RgbaImage, String)>,
@@ -78,7 +78,7 @@ impl Execution<'_> {
             };
             let shown = pictures.iter().filter(|picture| picture.role == LayerRole::Layer).enumerate();
             let shown = shown.map(|(index, layer)| (image::shrunk(&layer.image, side), caption(index))).collect();
-            Ok(Finished { pictures, fidelity, shown })
+            Ok(FinishedVariant { pictures, fidelity, shown })
         };
         self.variants(work, seeds, None, finish).await
     }
@@ -99,19 +99,19 @@ impl Execution<'_> {
             let image = with_hidden(one(images)?, kept.as_deref());
             let shown = vec![(image::shrunk(&image, side), format!("seed {seed}"))];
             let picture = OutputPicture { name: "edited.png".to_owned(), role: LayerRole::Edited, image };
-            Ok(Finished { pictures: vec![picture], fidelity: None, shown })
+            Ok(FinishedVariant { pictures: vec![picture], fidelity: None, shown })
         };
         self.variants(work, seeds, Some(image::SHEET_COLUMNS), finish).await
     }
 
-    /// Runs the work with each seed. `finish` makes a variant of what the engine made. The contact sheet has `columns`; none: a row
-    /// for each variant.
+    /// Runs the work with each seed. `finish` makes a variant of what the engine made. The contact sheet has `columns`;
+    /// none: a row for each variant.
     async fn variants(
         &mut self,
         work: Work,
         seeds: &[u64],
         columns: Option<usize>,
-        finish: impl Fn(u64, Vec<RgbaImage>) -> Result<Finished, JobError> + Send + Sync + 'static,
+        finish: impl Fn(u64, Vec<RgbaImage>) -> Result<FinishedVariant, JobError> + Send + Sync + 'static,
     ) -> Result<(), JobError> {
         let (each, receiver) = mpsc::channel(1);
         let (trim, finish) = (self.made.trim, Arc::new(finish));
@@ -134,7 +134,8 @@ impl Execution<'_> {
         let longest = kept.iter().map(|variant| variant.shown.len()).max().unwrap_or(1);
         let mut shown = Vec::new();
         for variant in kept {
-            let Kept { record, pngs, shown: pictures, caption, resolution, edit, sampling, notes, times } = variant;
+            let KeptVariant { record, pngs, shown: pictures, caption, resolution, edit, sampling, notes, times } =
+                variant;
             self.made.caption = self.made.caption.take().or(caption);
             self.made.resolution = self.made.resolution.or(resolution);
             self.made.fidelity = fidelity_of_all(self.made.fidelity.take(), record.fidelity.as_ref());
@@ -168,17 +169,17 @@ async fn keep(
     variant: u32,
     output: SeedOutput,
     trim: bool,
-    finish: Arc<impl Fn(u64, Vec<RgbaImage>) -> Result<Finished, JobError> + Send + Sync + 'static>,
-) -> Result<Kept, JobError> {
+    finish: Arc<impl Fn(u64, Vec<RgbaImage>) -> Result<FinishedVariant, JobError> + Send + Sync + 'static>,
+) -> Result<KeptVariant, JobError> {
     let SeedOutput { seed, images, layer_names, caption, notes, resolution, edit, sampling } = output;
     let start = Instant::now();
-    let Finished { pictures, fidelity, shown } = blocking(move || finish(seed, images)).await?;
+    let FinishedVariant { pictures, fidelity, shown } = blocking(move || finish(seed, images)).await?;
     let finished = start.elapsed();
     let pngs = encode_pictures(pictures, trim, &layer_names, || ()).await?;
     let times = [finished, start.elapsed().saturating_sub(finished)];
     let pngs = pngs.into_iter().map(|png| png.of_variant(variant, seed)).collect();
     let record = VariantRecord { variant, seed, fidelity };
-    Ok(Kept { record, pngs, shown, caption, resolution, edit, sampling, notes, times })
+    Ok(KeptVariant { record, pngs, shown, caption, resolution, edit, sampling, notes, times })
 }
 
 /// The first variant's, of low quality if any variant is.

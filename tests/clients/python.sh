@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Tests the Python client (clients/python) against the program: installs it into a virtual environment, checks it with ruff
-# and mypy, runs its tests with real servers, and executes examples/python_client.ipynb.
+# Tests the Python client (clients/python) against the program: installs it into a virtual environment, checks it with
+# ruff and mypy, runs its tests with real servers, and executes examples/python_client.ipynb.
 #
 #   tests/clients/python.sh [PROGRAM]     default: $ACETATE, else target/debug/acetate
 set -euo pipefail

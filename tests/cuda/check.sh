@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Checks the GPU code without a GPU: lints the code behind the `cuda` feature and its tests, and compiles
-# crates/qwen-image/kernels/ with NVIDIA's compiler. Candle's own kernels are left out, because they take ten minutes and
-# are not ours, so nothing is linked. `cargo test --features cuda` on a machine with a GPU runs what is only compiled here.
+# crates/qwen-image/kernels/ with NVIDIA's compiler. Candle's own kernels are left out, because they take ten minutes
+# and are not ours, so nothing is linked. `cargo test --features cuda` on a machine with a GPU runs what is only
+# compiled here.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use acetate::image::{self, Limits};
+use acetate::image::{self, DecodeLimits};
 
 fn main() -> io::Result<()> {
     let args: Vec<String> = env::args().skip(1).collect();
@@ -25,7 +25,7 @@ fn main() -> io::Result<()> {
 
 fn decode(paths: &[String], folder: &std::path::Path) -> io::Result<()> {
     for (index, path) in paths.iter().enumerate() {
-        match image::decode("it", &fs::read(path)?, &Limits::default()) {
+        match image::decode("it", &fs::read(path)?, &DecodeLimits::default()) {
             Ok(decoded) => {
                 let (width, height) = decoded.pixels.dimensions();
                 fs::write(folder.join(format!("{index}.rgba")), decoded.pixels.as_raw())?;
@@ -48,8 +48,13 @@ fn mutate(paths: &[String], count: usize) -> io::Result<()> {
     if files.is_empty() {
         return Err(io::Error::other("no files of less than 200 kB"));
     }
-    let limits =
-        Limits { max_width: 4096, max_height: 4096, max_pixels: 4 << 20, max_bytes: 4 << 20, max_memory: 256 << 20 };
+    let limits = DecodeLimits {
+        max_width: 4096,
+        max_height: 4096,
+        max_pixels: 4 << 20,
+        max_bytes: 4 << 20,
+        max_memory: 256 << 20,
+    };
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut random = move |below: usize| {
         state ^= state << 13;

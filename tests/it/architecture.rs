@@ -1,6 +1,8 @@
-//! Which modules may use which. `src/lib.rs` describes the rules; this checks them, line by line.
+//! Which modules may use which, and that names mean one thing. `src/lib.rs` describes the rules for modules; this
+//! checks them, line by line.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -67,7 +69,27 @@ const OWNED: [(&str, &[&str]); 16] = [
     ("tokio::", &["cli", "app", "http", "worker", "queue", "database", "store", "engine"]),
 ];
 
+/// For every Rust file of the repository.
 const MOST_LINES: usize = 500;
+/// As in rustfmt.toml. rustfmt leaves comments as they are.
+const MOST_COLUMNS: usize = 120;
+
+/// Type names that the library and `job/` both define. `job/` has the serialized form of the library's value, and both
+/// mean the same. Any other name is defined once in the workspace.
+const SERIALIZED_BY_JOB: [&str; 7] =
+    ["AlphaMode", "Caption", "DriftRecord", "OutputSize", "SamplingRecord", "Stage", "StageTiming"];
+
+/// Words that stand for a term of the field, and the term.
+const PRIVATE_WORDS: [(&str, &str); 8] = [
+    ("company", "isolation"),
+    ("compose", "composite, of layers; otherwise what is built"),
+    ("foresee", "estimate"),
+    ("look", "probe, inspect, find, or what it is looked at for"),
+    ("nudge", "wake"),
+    ("patience", "timeout, deadline"),
+    ("patiently", "retry"),
+    ("somebody", "who it is: client, reader, watcher"),
+];
 
 #[test]
 fn every_line_keeps_the_rules() {
@@ -85,6 +107,22 @@ fn every_line_keeps_the_rules() {
 }
 
 #[test]
+fn files_and_comments_have_a_size_to_read() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for folder in ["src", "crates/qwen-image", "tests"] {
+        collect(&root.join(folder), &mut files);
+    }
+    assert!(files.len() > 600, "only {} files", files.len());
+    let mut broken = Vec::new();
+    for path in files {
+        let name = path.strip_prefix(root).unwrap().to_string_lossy().replace('\\', "/");
+        broken.extend(oversized(&name, &fs::read_to_string(&path).unwrap()));
+    }
+    assert!(broken.is_empty(), "\n{}", broken.join("\n"));
+}
+
+#[test]
 fn broken_rules_are_seen() {
     let cases = [
         ("database/row.rs", "use crate::store::ObjectKey;", 1),
@@ -94,24 +132,137 @@ fn broken_rules_are_seen() {
         ("worker/run.rs", "sqlx::query(\"SELECT\");", 1),
         ("worker/run.rs", "// sqlx::query is for crate::cli to know\nuse crate::{job::JobId, queue};", 0),
         ("elsewhere/x.rs", "", 1),
-        ("job/id.rs", &"\n".repeat(501), 1),
     ];
     for (name, text, wanted) in cases {
         let found = violations(name, text);
         assert_eq!(found.len(), wanted, "{name}: {text:?} gave {found:?}");
     }
+    assert_eq!(oversized("src/job/id.rs", &"\n".repeat(500)), [""; 0]);
+    assert!(oversized("src/job/id.rs", &"\n".repeat(501))[0].starts_with("src/job/id.rs:501: "));
+    let text = format!("    /// {}\n// {}\nlet x = \"{}\";\n", "a".repeat(113), "é".repeat(117), "a".repeat(200));
+    assert_eq!(oversized("src/job/id.rs", &text).len(), 1, "the first comment alone has 121 columns");
     let line = &violations("store/folder.rs", cases[1].1)[0];
     assert!(line.starts_with("src/store/folder.rs:3: ") && line.contains("engine"), "{line}");
+}
+
+#[test]
+fn a_type_name_means_one_thing() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for folder in ["src", "crates/qwen-image/src"] {
+        collect(&root.join(folder), &mut files);
+    }
+    files.retain(|path| !path.to_string_lossy().ends_with("tests.rs"));
+    let mut types: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut broken = Vec::new();
+    for path in files {
+        let text = fs::read_to_string(&path).unwrap();
+        let name = path.strip_prefix(root).unwrap().to_string_lossy().replace('\\', "/");
+        for (line, kind, defined) in definitions(&text) {
+            if let Some((word, term)) = private_word(&defined) {
+                broken.push(format!("{name}:{line}: `{defined}`: `{word}` is a private word; the field says: {term}"));
+            }
+            if kind == Kind::Type {
+                types.entry(defined).or_default().insert(name.clone());
+            }
+        }
+    }
+    assert!(types.len() > 500, "only {} types were found", types.len());
+    broken.extend(types.iter().filter_map(|(name, files)| homonym(name, files)));
+    let unused = SERIALIZED_BY_JOB.iter().filter(|name| types.get(**name).is_none_or(|files| files.len() < 2));
+    broken.extend(unused.map(|name| format!("`{name}` is defined once; take it out of SERIALIZED_BY_JOB")));
+    assert!(broken.is_empty(), "\n{}\nThe rules are in tests/it/architecture.rs.", broken.join("\n"));
+}
+
+#[test]
+fn homonyms_and_private_words_are_seen() {
+    let text = "/// `struct Old`\npub struct Row<T>(T);\n    struct InBody;\npub(super) enum Look { A }\nfn look_at() {}\n\
+                impl X {\n    pub async fn take(&self) {}\n}\n#[cfg(test)]\nmod tests {\nstruct InTests;\n}\n";
+    let found: Vec<_> = definitions(text).into_iter().map(|(line, _, name)| (line, name)).collect();
+    let wanted = [(2, "Row"), (4, "Look"), (5, "look_at"), (7, "take")].map(|(line, name)| (line, name.to_owned()));
+    assert_eq!(found, wanted);
+    for name in ["look", "look_at", "Look", "PATIENCE", "to_foresee", "ForeseeArgs"] {
+        assert!(private_word(name).is_some(), "{name}");
+    }
+    for name in ["lookup", "Lookups", "outlook", "composite", "patient_count"] {
+        assert!(private_word(name).is_none(), "{name}");
+    }
+    let files = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    assert!(homonym("Row", &files(&["src/a.rs", "src/b/c.rs"])).is_some_and(|told| told.contains("src/b/c.rs")));
+    assert!(homonym("Row", &files(&["src/a.rs"])).is_none());
+    assert!(homonym("Stage", &files(&["src/job/state.rs", "crates/qwen-image/src/pipeline/callbacks.rs"])).is_none());
+    assert!(homonym("Stage", &files(&["src/job/state.rs", "src/cli/view.rs"])).is_some());
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Kind {
+    Type,
+    Other,
+}
+
+/// The types, functions, constants and modules that a file defines, with their lines. Not those of its tests, nor types
+/// inside of functions, which nothing else sees.
+fn definitions(text: &str) -> Vec<(usize, Kind, String)> {
+    let mut found = Vec::new();
+    for (index, line) in without_comments(text).lines().enumerate() {
+        if line.starts_with("#[cfg(test)]") || line.starts_with("#[cfg(all(test") {
+            break;
+        }
+        let is_indented = line.starts_with(' ');
+        let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty());
+        let before_name = words.by_ref().find(|word| {
+            !matches!(*word, "pub" | "crate" | "super" | "self" | "in" | "async" | "unsafe" | "extern" | "C" | "mut")
+                && (*word != "const" || !line.contains(" fn "))
+        });
+        let kind = match before_name {
+            Some("struct" | "enum" | "trait" | "type" | "union") if !is_indented => Kind::Type,
+            Some("fn" | "const" | "static" | "mod") => Kind::Other,
+            _ => continue,
+        };
+        if let Some(name) = words.next() {
+            found.push((index + 1, kind, name.to_owned()));
+        }
+    }
+    found
+}
+
+fn private_word(name: &str) -> Option<(&'static str, &'static str)> {
+    let mut words = String::new();
+    let mut last = '_';
+    for c in name.chars() {
+        if c.is_uppercase() && last.is_lowercase() {
+            words.push('_');
+        }
+        words.extend(c.to_lowercase());
+        last = c;
+    }
+    PRIVATE_WORDS.into_iter().find(|(word, _)| words.split('_').any(|part| part == *word))
+}
+
+fn homonym(name: &str, files: &BTreeSet<String>) -> Option<String> {
+    let is_serialized = SERIALIZED_BY_JOB.contains(&name)
+        && files.len() == 2
+        && files.iter().any(|file| file.starts_with("src/job/"))
+        && files.iter().any(|file| file.starts_with("crates/qwen-image/src/"));
+    let list = files.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    (files.len() > 1 && !is_serialized).then(|| format!("`{name}` is the name of several types: {list}"))
+}
+
+/// A file with too many lines, and comments with too many columns.
+fn oversized(name: &str, text: &str) -> Vec<String> {
+    let lines = text.lines().count();
+    let many =
+        (lines > MOST_LINES).then(|| format!("{name}:{lines}: more than {MOST_LINES} lines; look for its second idea"));
+    let is_wide = |line: &str| line.trim_start().starts_with("//") && line.chars().count() > MOST_COLUMNS;
+    let wide = text.lines().enumerate().filter(|(_, line)| is_wide(line));
+    let wide = wide.map(|(index, _)| format!("{name}:{}: a comment with more than {MOST_COLUMNS} columns", index + 1));
+    many.into_iter().chain(wide).collect()
 }
 
 /// How a file breaks the rules, as `src/file.rs:line: reason`.
 fn violations(name: &str, text: &str) -> Vec<String> {
     let module = name.split('/').next().unwrap_or_default().trim_end_matches(".rs");
     let mut found = Vec::new();
-    let lines = text.lines().count();
-    if lines > MOST_LINES {
-        found.push(format!("src/{name}:{lines}: more than {MOST_LINES} lines; look for the second idea in it"));
-    }
     if module == "main" || module == "lib" {
         return [found, owned(name, module, text)].concat();
     }

@@ -7,12 +7,12 @@ use std::{
 
 use ::image::RgbaImage;
 use acetate::{
-    engine::{AllowedLoras, CancelToken, Engine, EngineConfig, Outcome, ProgressFn, Resident, Work},
+    engine::{AllowedLoras, CancelToken, Engine, EngineConfig, EngineOutput, ProgressFn, Resident, Work},
     job::{DecomposeParams, EditParams, JobError, LayerCount, LoraParam, OutputSize, Stage},
 };
 use qwen_image::{
     Conditioning, DeviceChoice, ImageProcessorBackend, Limits, PipelineOptions, TextPositions,
-    hub::{HubConfig, ModelRef, Small, Surroundings},
+    hub::{HubConfig, ModelRef, Small, SmallModelPaths},
 };
 use tokio::sync::mpsc;
 
@@ -68,7 +68,7 @@ fn silent() -> ProgressFn {
     Box::new(|_, _, _| ())
 }
 
-async fn run(engine: &Engine, work: Work) -> Result<Outcome, JobError> {
+async fn run(engine: &Engine, work: Work) -> Result<EngineOutput, JobError> {
     engine.run(work, CancelToken::default(), silent()).await
 }
 
@@ -306,7 +306,7 @@ async fn a_resolution_that_the_checkpoint_does_not_know_names_those_it_does() {
 
 #[tokio::test]
 async fn a_small_model_that_is_nowhere_says_what_to_give() {
-    let model = ModelRef::Small { which: Small::Layered, around: Surroundings::default() };
+    let model = ModelRef::Small { which: Small::Layered, paths: SmallModelPaths::default() };
     let engine = Engine::start(&EngineConfig { model, ..config(Path::new("unused")) }).unwrap();
     let error = run(&engine, decompose(1)).await.unwrap_err();
     insta::assert_snapshot!(error, @"model layered-nano: no model was chosen, and the small default was not found in any folder, because this process does not know its own path; give --model a folder in diffusers' layout or a hub id such as Qwen/Qwen-Image-Layered, or set qwen_image.model_path in the configuration; `acetate models pull Qwen/Qwen-Image-Layered` downloads it, about 58 GB");

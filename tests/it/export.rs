@@ -13,14 +13,14 @@ use std::{
 };
 
 use crate::common::{TestDir, checkpoint, is_root, names, ran, skipped};
-use acetate::image::{ExportError, ExportFormat, Limits, Sheet, Stack, encode_png, trimmed};
+use acetate::image::{DecodeLimits, ExportError, ExportFormat, Sheet, Stack, encode_png, trimmed};
 use image::{Rgba, RgbaImage};
 use qwen_image::image_processor::composite;
 use serde_json::{Value, json};
 
 fn write(stack: &Stack, format: ExportFormat) -> Result<Vec<u8>, ExportError> {
     // Wider than the default limit of pictures, to test the formats' own limits.
-    let limits = Limits { max_width: 32_768, max_height: 32_768, ..Limits::default() };
+    let limits = DecodeLimits { max_width: 32_768, max_height: 32_768, ..DecodeLimits::default() };
     Ok(stack.write(format, &limits, Cursor::new(Vec::new()))?.into_inner())
 }
 
@@ -266,7 +266,7 @@ fn a_writer_that_takes_no_more() {
     let mut room = [0u8; 300];
     let (_, stack) = stacks().remove(0);
     for format in ExportFormat::ALL {
-        let error = stack.write(format, &Limits::default(), Cursor::new(&mut room[..])).unwrap_err();
+        let error = stack.write(format, &DecodeLimits::default(), Cursor::new(&mut room[..])).unwrap_err();
         assert!(matches!(error, ExportError::Write(_)), "{format}: {error}");
     }
 }

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use ::image::{Rgba, RgbaImage};
-use acetate::image::{Limits, decode};
+use acetate::image::{DecodeLimits, decode};
 use qwen_image::image_processor::composite;
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ fn decompose(place: &TestDir, picture: &str, out: &str, more: &[&str]) -> Value 
 }
 
 fn open(path: &Path) -> RgbaImage {
-    decode("a picture", &fs::read(path).unwrap(), &Limits::default()).unwrap().pixels
+    decode("a picture", &fs::read(path).unwrap(), &DecodeLimits::default()).unwrap().pixels
 }
 
 fn layers(place: &TestDir, out: &str) -> Vec<RgbaImage> {

@@ -8,7 +8,7 @@ use std::{
 
 use ::image::{Rgba, RgbaImage};
 use acetate::{
-    image::{Limits, decode, placed},
+    image::{DecodeLimits, decode, placed},
     job::Placement,
 };
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ use crate::common::{TestDir, checkpoint};
 const FLAGS: [&str; 10] = ["--layers", "3", "--steps", "2", "--prompt", "x", "--seed", "7", "--output-size", "source"];
 
 fn pixels(path: &Path) -> RgbaImage {
-    decode("a picture", &fs::read(path).unwrap(), &Limits::default()).unwrap().pixels
+    decode("a picture", &fs::read(path).unwrap(), &DecodeLimits::default()).unwrap().pixels
 }
 
 /// The scene on a large canvas, so that the small model's layers have margins.
@@ -62,7 +62,7 @@ fn composite_of(zip: &[u8]) -> RgbaImage {
     let mut archive = ::zip::ZipArchive::new(Cursor::new(zip)).unwrap();
     let mut png = Vec::new();
     archive.by_name("composite.png").unwrap().read_to_end(&mut png).unwrap();
-    decode("composite", &png, &Limits::default()).unwrap().pixels
+    decode("composite", &png, &DecodeLimits::default()).unwrap().pixels
 }
 
 /// What trimming three layers may change at most: 7 of 255 for each.
@@ -75,7 +75,7 @@ fn on_canvas(place: &TestDir, out: &str, file: &Value) -> RgbaImage {
         let side = |name: &str| u32::try_from(placement[name].as_u64().unwrap()).unwrap();
         Placement { x: side("x"), y: side("y"), width: side("width"), height: side("height") }
     });
-    placed(name, pixels(&place.path(out).join(name)), placement, &Limits::default()).unwrap()
+    placed(name, pixels(&place.path(out).join(name)), placement, &DecodeLimits::default()).unwrap()
 }
 
 #[test]

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Tests the program's completions in real shells, and its manual pages with their readers: scripts are parsed and complete
-# what a user would type; pages are checked and rendered. Installs zsh, fish and mandoc if that is allowed. Needs the
-# program, $ACETATE.
+# Tests the program's completions in real shells, and its manual pages with their readers: scripts are parsed and
+# complete what a user would type; pages are checked and rendered. Installs zsh, fish and mandoc if that is allowed.
+# Needs the program, $ACETATE.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

@@ -1,5 +1,9 @@
 //! Edits one layer by an instruction and keeps its exact outline:
-//! `cargo run --release -p qwen-image --example edit_layer -- models/edit-nano out/layers/layer-03.png "Make it green" green.png`
+//!
+//! ```sh
+//! cargo run --release -p qwen-image --example edit_layer -- \
+//!     models/edit-nano out/layers/layer-03.png "Make it green" green.png
+//! ```
 
 use std::{env, error::Error};
 

@@ -1,5 +1,9 @@
 //! Splits a picture into layers, edits one of them, and composites the result:
-//! `cargo run --release -p qwen-image --example workflow -- models/layered-nano models/edit-nano examples/scene.png new.png`
+//!
+//! ```sh
+//! cargo run --release -p qwen-image --example workflow -- \
+//!     models/layered-nano models/edit-nano examples/scene.png new.png
+//! ```
 
 use std::{env, error::Error};
 

@@ -17,8 +17,8 @@ const APART: f64 = 0.005;
 /// those that show the same. The rearmost stays the rearmost, at least one layer stays, and what they compose to is the
 /// same, to within rounding and the trace of alpha of the dropped ones.
 ///
-/// Two layers are merged if their alphas are nearly the same, or if one lies within the other and has its color. None is
-/// moved over or under a layer that it overlaps.
+/// Two layers are merged if their alphas are nearly the same, or if one lies within the other and has its color. None
+/// is moved over or under a layer that it overlaps.
 pub fn auto_layers(layers: Vec<RgbaImage>) -> Vec<RgbaImage> {
     let mut kept: Vec<RgbaImage> = Vec::with_capacity(layers.len());
     let mut empty = None;

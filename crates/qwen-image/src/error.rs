@@ -15,33 +15,69 @@ pub enum Error {
     Cancelled,
     /// An option or an input that this checkpoint or this build does not support; `field` names it.
     #[error("{field}: {reason}")]
-    Invalid { field: String, reason: String },
+    Invalid {
+        /// The name of the option or input.
+        field: String,
+        /// What is wrong with its value.
+        reason: String,
+    },
     /// The checkpoint could not be found or downloaded.
     #[error(transparent)]
     Hub(#[from] HubError),
     /// The checkpoint exists but is unusable.
     #[error("model {model}: {source}")]
-    Model { model: String, source: ModelError },
+    Model {
+        /// The hub id or the folder.
+        model: String,
+        /// The cause.
+        source: ModelError,
+    },
     /// A LoRA cannot be used, or does not fit the checkpoint.
     #[error("LoRA {0}")]
     Lora(#[from] LoraError),
     /// It fits neither on the device nor on the host.
     #[error("model {model} does not fit: {reason}")]
-    TooLarge { model: String, reason: String },
+    TooLarge {
+        /// The hub id or the folder.
+        model: String,
+        /// What it needs, and what there is.
+        reason: String,
+    },
     /// The checkpoint computed something that is not a picture or not a caption.
     #[error("model {model}: {source}")]
-    Pipeline { model: String, source: PipelineError },
+    Pipeline {
+        /// The hub id or the folder.
+        model: String,
+        /// The cause.
+        source: PipelineError,
+    },
     /// Pictures that do not fit together.
     #[error(transparent)]
     Image(#[from] ImageError),
     /// The device could not be opened, or failed.
     #[error("device {device}: {}", first_line(source))]
-    Device { device: String, source: candle_core::Error },
+    Device {
+        /// The name of the device: `cpu`, `cuda:0`.
+        device: String,
+        /// The cause.
+        source: candle_core::Error,
+    },
+    /// The device has too little memory.
     #[error("device {device} is out of memory: {}", first_line(source))]
-    OutOfMemory { device: String, source: candle_core::Error },
+    OutOfMemory {
+        /// The name of the device.
+        device: String,
+        /// The cause.
+        source: candle_core::Error,
+    },
     /// The device computes wrong numbers.
     #[error("device {device}: {reason}")]
-    DeviceUntrusted { device: String, reason: String },
+    DeviceUntrusted {
+        /// The name of the device.
+        device: String,
+        /// How the self-test failed.
+        reason: String,
+    },
 }
 
 impl Error {

@@ -12,6 +12,7 @@ use crate::{
 /// What a pipeline computes with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelIdentity {
+    /// The pipeline that would run.
     pub pipeline: PipelineKind,
     /// The checkpoint's files: equal to [`crate::LoadedModel::weights`] of a call that used them.
     pub weights: String,
@@ -21,8 +22,8 @@ pub struct ModelIdentity {
 }
 
 impl PipelineOptions {
-    /// What a call would compute with, by the files as they are now; none if not all are on this machine. `model` is that
-    /// for decompose; `loras` and `lightning` are as in the options of the call.
+    /// What a call would compute with, by the files as they are now; none if not all are on this machine. `model` is
+    /// that for decompose; `loras` and `lightning` are as in the options of the call.
     ///
     /// Not part of it is what only changes the last bits of some pixels: the processor, and where a model's parts are.
     pub fn identity(

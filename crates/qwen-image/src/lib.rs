@@ -10,7 +10,8 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let mut pipe = QwenImagePipeline::from_pretrained("Qwen/Qwen-Image-Layered", PipelineOptions::default())?;
 //! let scene = image::open("scene.png")?.to_rgba8();
-//! let mut layers = pipe.decompose(&scene, DecomposeOptions { layers: 4, seed: Some(7), ..Default::default() })?.images;
+//! let options = DecomposeOptions { layers: 4, seed: Some(7), ..Default::default() };
+//! let mut layers = pipe.decompose(&scene, options)?.images;
 //! layers[2] = pipe.edit_layer(&layers[2], "Make it green", EditOptions::default())?.image;
 //! pipe.composite(&layers[1..])?.save("new.png")?;
 //! # Ok(())
@@ -27,12 +28,13 @@
 //! [`hub`] finds or downloads a checkpoint. The model cache decides which models are in memory and where, and loads
 //! them. [`pipeline`] has the two pipelines and the denoise loop. [`models`] has the networks, [`nn`] their building
 //! blocks, each of which picks its kernel by device and number format. [`image_processor`] resizes, splits and joins
-//! pictures as the reference does. [`source_size`] brings layers to the size of their picture, and [`layer_names`] names
-//! them.
+//! pictures as the reference does. [`source_size`] brings layers to the size of their picture, and [`layer_names`]
+//! names them.
 //!
-//! Every call blocks. The library uses no async runtime and, but for the home folder of the default cache, does not read the environment: progress is reported through
-//! [`Callbacks`], and settings are passed as options.
+//! Every call blocks. The library uses no async runtime and, but for the home folder of the default cache, does not
+//! read the environment: progress is reported through [`Callbacks`], and settings are passed as options.
 
+#![warn(missing_docs)]
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod auto_layers;
@@ -55,7 +57,7 @@ pub use hub::Lora;
 pub use identity::ModelIdentity;
 pub use model_cache::{
     ComputeDType, CpuOffload, DeviceChoice, Devices, Limits, LoadedModel, PublishedForm, WhatIf, available_memory,
-    describe_device, foresee, foresee_card, human_memory, open_device, published_forms,
+    describe_device, describe_placement, estimate_for_gpu, human_memory, open_device, published_forms,
 };
 pub use models::{
     WeightOptions,

@@ -38,6 +38,7 @@ pub struct PipelineOptions {
     pub loras: Vec<Lora>,
     /// The same for edits.
     pub edit_loras: Vec<Lora>,
+    /// Where checkpoints and LoRAs are downloaded from, and where they are cached.
     pub hub: HubConfig,
 }
 
@@ -86,6 +87,7 @@ impl PipelineOptions {
 /// The models, device and notes of a call.
 #[derive(Debug, Clone)]
 pub struct Used {
+    /// The checkpoint and its LoRAs.
     pub model: LoadedModel,
     /// Device, number format and attention kernel; on a GPU also the placement of the model's parts.
     pub device: String,
@@ -118,7 +120,8 @@ impl QwenImagePipeline {
     /// `Org/Name@revision`), and downloads what is missing. The edit model is loaded on first use.
     ///
     /// # Errors
-    /// If the options contradict each other, or the model cannot be found, does not fit, or has another architecture.
+    /// [`Error::Invalid`] if the options contradict each other; [`Error::Hub`] if the model cannot be found;
+    /// [`Error::TooLarge`] if it does not fit; [`Error::Model`] if it is unusable or has another architecture.
     pub fn from_pretrained(model: &str, options: PipelineOptions) -> Result<Self, Error> {
         Self::from_pretrained_with(ModelRef::parse(model)?, options, &mut Callbacks::default())
     }
@@ -145,7 +148,7 @@ impl QwenImagePipeline {
     /// A pipeline that opens its device and loads its models on first use.
     ///
     /// # Errors
-    /// If the options contradict each other.
+    /// [`Error::Invalid`] if the options contradict each other.
     pub fn lazy(model: ModelRef, options: PipelineOptions) -> Result<Self, Error> {
         options.check()?;
         let layered_files = options.weight_options(PipelineKind::Layered);
@@ -165,7 +168,9 @@ impl QwenImagePipeline {
     /// all of one size.
     ///
     /// # Errors
-    /// If an option is out of bounds for the checkpoint, or the device fails.
+    /// [`Error::Invalid`] if an option is out of bounds for the checkpoint; [`Error::Device`] and
+    /// [`Error::OutOfMemory`] if the device fails; [`Error::Pipeline`] if the checkpoint computes something that is not
+    /// a picture; [`Error::Cancelled`].
     pub fn decompose(&mut self, image: &RgbaImage, options: DecomposeOptions) -> Result<DecomposeOutput, Error> {
         Ok(self.decompose_with(image, &options, &mut Callbacks::default())?.0)
     }
@@ -223,7 +228,9 @@ impl QwenImagePipeline {
     /// `options.output_size` is [`crate::OutputSize::Model`].
     ///
     /// # Errors
-    /// If an option is out of bounds, the edit model cannot be loaded, or the device fails.
+    /// [`Error::Invalid`] if an option is out of bounds; [`Error::Hub`], [`Error::Model`] and [`Error::TooLarge`] if
+    /// the edit model cannot be loaded; [`Error::Lora`] if a LoRA does not fit it; [`Error::Device`] and
+    /// [`Error::OutOfMemory`] if the device fails; [`Error::Cancelled`].
     pub fn edit_layer(
         &mut self,
         layer: &RgbaImage,
@@ -298,7 +305,8 @@ impl QwenImagePipeline {
     /// Loads the edit model now, and downloads it if needed.
     ///
     /// # Errors
-    /// If it cannot be found, does not fit, or has another architecture.
+    /// [`Error::Hub`] if it cannot be found; [`Error::TooLarge`] if it does not fit; [`Error::Model`] if it is unusable
+    /// or has another architecture.
     pub fn load_edit_model(&mut self) -> Result<(), Error> {
         self.load_edit_model_with(&mut Callbacks::default())
     }
@@ -320,7 +328,7 @@ impl QwenImagePipeline {
     /// Opens the device and runs its self-test, a computation with a known result. Returns the device's description.
     ///
     /// # Errors
-    /// If the device cannot be opened, or computes wrong numbers.
+    /// [`Error::Device`] if it cannot be opened; [`Error::DeviceUntrusted`] if it computes wrong numbers.
     pub fn self_test(&mut self) -> Result<String, Error> {
         self.cache.self_test()
     }

@@ -126,13 +126,13 @@ fn a_full_or_read_only_disk() {
     assert!(unpacked.starts_with(&disk));
     assert_eq!(unpacked, there.unwrap());
     let error = not_there.unwrap_err().to_string();
-    assert!(error.contains("Read-only file system") && error.contains("set XDG_CACHE_HOME"), "{error}");
+    assert!(error.contains("Read-only file system") && error.contains("`EmbeddedModels::cache`"), "{error}");
 }
 
 #[test]
 fn without_a_cache_folder() {
     let error = into_cache(None, Small::Layered, &FILES).unwrap_err().to_string();
-    assert!(error.contains("layered-nano") && error.contains("set XDG_CACHE_HOME"), "{error}");
+    assert!(error.contains("layered-nano") && error.contains("`EmbeddedModels::cache`"), "{error}");
 }
 
 #[test]

@@ -29,7 +29,7 @@ pub fn read(path: &Path, sink: &mut Sink) -> Result<bool, JobError> {
     let is_gz = file.fill_buf().map_err(failed)?.starts_with(&[0x1f, 0x8b]);
     let bytes: Box<dyn Read> = if is_gz { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
     let mut archive = tar::Archive::new(bytes);
-    let mut samples = Samples { path, number: 0, current: None };
+    let mut samples = ArchiveSamples { path, number: 0, current: None };
     for entry in archive.entries().map_err(failed)? {
         let mut entry = entry.map_err(|error| damaged(path, &samples, error))?;
         if !entry.header().entry_type().is_file() {
@@ -78,19 +78,19 @@ fn is_wanted(kind: &str) -> bool {
 }
 
 /// The rows of an archive.
-struct Samples<'a> {
+struct ArchiveSamples<'a> {
     path: &'a Path,
     number: u64,
-    current: Option<Sample>,
+    current: Option<ArchiveSample>,
 }
 
-struct Sample {
+struct ArchiveSample {
     key: String,
     fields: Result<Fields, JobError>,
     pictures: Vec<RowPicture>,
 }
 
-impl Samples<'_> {
+impl ArchiveSamples<'_> {
     /// The next file belongs to this row. Returns false when no more rows are wanted.
     fn begin(&mut self, key: String, sink: &mut Sink) -> bool {
         if self.current.as_ref().is_some_and(|current| current.key == key) {
@@ -98,12 +98,12 @@ impl Samples<'_> {
         }
         let go_on = self.end(sink);
         let fields = Fields::from_iter([("__key__".to_owned(), json!(key))]);
-        self.current = Some(Sample { key, fields: Ok(fields), pictures: Vec::new() });
+        self.current = Some(ArchiveSample { key, fields: Ok(fields), pictures: Vec::new() });
         go_on
     }
 
     fn add(&mut self, name: String, kind: String, bytes: Vec<u8>) {
-        let Some(Sample { fields, pictures, .. }) = &mut self.current else { return };
+        let Some(ArchiveSample { fields, pictures, .. }) = &mut self.current else { return };
         let ending = kind.rsplit('.').next().unwrap_or_default();
         if is_picture(ending) {
             pictures.push(RowPicture { column: kind, name, bytes });
@@ -126,7 +126,7 @@ impl Samples<'_> {
 
     /// Hands over the current row. One without pictures and without data was made of other files.
     fn end(&mut self, sink: &mut Sink) -> bool {
-        let Some(Sample { key, fields, pictures }) = self.current.take() else { return true };
+        let Some(ArchiveSample { key, fields, pictures }) = self.current.take() else { return true };
         if pictures.is_empty() && fields.as_ref().is_ok_and(|fields| fields.len() < 2) {
             return true;
         }
@@ -136,7 +136,7 @@ impl Samples<'_> {
     }
 }
 
-fn damaged(path: &Path, samples: &Samples<'_>, error: std::io::Error) -> JobError {
+fn damaged(path: &Path, samples: &ArchiveSamples<'_>, error: std::io::Error) -> JobError {
     let place = match &samples.current {
         Some(sample) => format!("at or after {}", sample.key),
         None => "at its beginning".to_owned(),

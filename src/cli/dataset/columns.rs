@@ -37,7 +37,7 @@ fn parse_column(text: &str) -> Result<(String, String), String> {
 
 /// How the columns of a dataset become fields of jobs.
 #[derive(Debug, Clone)]
-pub struct Columns {
+pub struct ColumnMapping {
     kind: JobKind,
     renamed: Vec<(String, String)>,
     dropped: Vec<String>,
@@ -54,7 +54,7 @@ pub struct Split {
     pub picture: Option<RowPicture>,
 }
 
-impl Columns {
+impl ColumnMapping {
     pub fn new(kind: JobKind, flags: &ColumnFlags) -> Result<Self, JobError> {
         for (field, column) in &flags.columns {
             if !is_of_a_job(field, kind) {
@@ -144,7 +144,7 @@ impl Columns {
     }
 }
 
-impl Columns {
+impl ColumnMapping {
     /// The parameter that the name of another column is one letter away from.
     pub fn meant(&self, name: &str) -> Option<&'static str> {
         parameters(self.kind).into_iter().find(|field| field.len() > 4 && is_one_letter_off(name, field))
@@ -314,13 +314,13 @@ fn check_size(meta: &Fields) -> Result<(), JobError> {
 mod tests {
     use super::*;
 
-    fn columns(flags: &[(&str, &str)], drop: &[&str]) -> Columns {
+    fn columns(flags: &[(&str, &str)], drop: &[&str]) -> ColumnMapping {
         let columns = flags.iter().map(|(field, column)| ((*field).to_owned(), (*column).to_owned())).collect();
         let drop_column = drop.iter().map(|name| (*name).to_owned()).collect();
-        Columns::new(JobKind::Decompose, &ColumnFlags { columns, drop_column }).unwrap()
+        ColumnMapping::new(JobKind::Decompose, &ColumnFlags { columns, drop_column }).unwrap()
     }
 
-    fn split(columns: &Columns, row: &Value, is_table: bool) -> Result<(Value, Value), String> {
+    fn split(columns: &ColumnMapping, row: &Value, is_table: bool) -> Result<(Value, Value), String> {
         let row = row.as_object().unwrap().clone();
         let split = columns.split(row, is_table, Vec::new()).map_err(|error| error.to_string())?;
         Ok((Value::Object(split.job), Value::Object(split.meta)))
@@ -367,7 +367,7 @@ mod tests {
         let error = split(&renamed, &json!({ "picture": "a.png" }), true).unwrap_err();
         assert_eq!(error, "--column: there is no column `photo`; the only one is `picture`");
         let flags = ColumnFlags { columns: vec![("pormpt".to_owned(), "x".to_owned())], ..ColumnFlags::default() };
-        let error = Columns::new(JobKind::Decompose, &flags).unwrap_err().to_string();
+        let error = ColumnMapping::new(JobKind::Decompose, &flags).unwrap_err().to_string();
         assert!(error.contains("a decompose job has no field `pormpt`; its fields are version, id"), "{error}");
     }
 

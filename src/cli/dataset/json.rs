@@ -68,7 +68,7 @@ pub fn read(path: &Path, sink: &mut Sink) -> Result<(), JobError> {
             Some(b'[') => break,
             Some(_) => {
                 let (text, start) = text::RowLimit::of(text);
-                let mut rows = Rows { path, sink, number: 0, start };
+                let mut rows = JsonRows { path, sink, number: 0, start };
                 for value in serde_json::Deserializer::from_reader(text).into_iter::<Value>() {
                     if !rows.push(value.map_err(|error| not_json(path, error))?) {
                         break;
@@ -79,7 +79,7 @@ pub fn read(path: &Path, sink: &mut Sink) -> Result<(), JobError> {
         }
     }
     let (text, start) = text::RowLimit::of(text);
-    let mut rows = Rows { path, sink, number: 0, start };
+    let mut rows = JsonRows { path, sink, number: 0, start };
     let mut reader = serde_json::Deserializer::from_reader(text);
     match reader.deserialize_seq(&mut rows).and_then(|()| reader.end()) {
         Err(error) if error.to_string().starts_with(ENOUGH) => Ok(()),
@@ -90,14 +90,14 @@ pub fn read(path: &Path, sink: &mut Sink) -> Result<(), JobError> {
 /// How a visitor stops in the middle.
 const ENOUGH: &str = "enough rows were read";
 
-struct Rows<'a> {
+struct JsonRows<'a> {
     path: &'a Path,
     sink: &'a mut Sink,
     number: u64,
     start: text::RowStart,
 }
 
-impl Rows<'_> {
+impl JsonRows<'_> {
     fn push(&mut self, value: Value) -> bool {
         self.number += 1;
         self.start.next_row();
@@ -106,7 +106,7 @@ impl Rows<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for &mut Rows<'_> {
+impl<'de> Visitor<'de> for &mut JsonRows<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,8 +1,8 @@
 //! Datasets: the rows of a manifest, or the pictures of a folder or a prefix.
 //!
-//! A [`DatasetSource`] is read on a thread of its own, row by row, and its rows arrive in small groups ([`Reading`]), so that a
-//! million rows are never in memory. [`Columns`] says which columns of a row are about the job; the others are carried
-//! through to the results. [`Pick`] chooses some of the rows.
+//! A [`DatasetSource`] is read on a thread of its own, row by row, and its rows arrive in small groups ([`Reading`]),
+//! so that a million rows are never in memory. [`ColumnMapping`] says which columns of a row are about the job; the
+//! others are carried through to the results. [`Pick`] chooses some of the rows.
 
 mod archive;
 mod columns;
@@ -27,7 +27,7 @@ use serde_json::{Map, Value};
 
 use crate::job::JobError;
 
-pub use columns::{ColumnFlags, Columns, Split, not_of_a_row};
+pub use columns::{ColumnFlags, ColumnMapping, Split, not_of_a_row};
 pub use hub::{is_on_hub, pull};
 pub use listed::why_not;
 pub use paths::{Base, resolve};

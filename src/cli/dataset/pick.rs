@@ -63,7 +63,7 @@ impl Pick {
         Self { shard: flags.shard, sample, limit: flags.limit, taken: 0 }
     }
 
-    pub fn look(&mut self, number: u64) -> Picked {
+    pub fn take(&mut self, number: u64) -> Picked {
         if self.limit.is_some_and(|limit| self.taken >= limit) {
             return Picked::Stop;
         }
@@ -95,7 +95,7 @@ impl DrawnRows {
         Some(Self { size, seed, shard: flags.shard, kept: Default::default() })
     }
 
-    pub fn look(&mut self, number: u64) {
+    pub fn offer(&mut self, number: u64) {
         if !in_shard(self.shard, number) {
             return;
         }
@@ -124,11 +124,11 @@ mod tests {
 
     fn taken(flags: &PickFlags, rows: u64) -> Vec<u64> {
         let sample = DrawnRows::asked_for(flags).map(|mut sample| {
-            (1..=rows).for_each(|number| sample.look(number));
+            (1..=rows).for_each(|number| sample.offer(number));
             sample.numbers()
         });
         let mut pick = Pick::new(flags, sample);
-        (1..=rows).filter(|number| pick.look(*number) == Picked::Take).collect()
+        (1..=rows).filter(|number| pick.take(*number) == Picked::Take).collect()
     }
 
     #[test]
@@ -159,6 +159,6 @@ mod tests {
         let flags = PickFlags { limit: Some(2), shard: Some("2/3".parse().unwrap()), ..PickFlags::default() };
         assert_eq!(taken(&flags, 100), [2, 5]);
         let mut pick = Pick::new(&PickFlags { limit: Some(1), ..PickFlags::default() }, None);
-        assert_eq!((pick.look(1), pick.look(2)), (Picked::Take, Picked::Stop));
+        assert_eq!((pick.take(1), pick.take(2)), (Picked::Take, Picked::Stop));
     }
 }

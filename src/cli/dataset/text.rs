@@ -16,9 +16,10 @@ use crate::{job::JobError, store::io_error};
 pub type Text = Box<dyn BufRead>;
 
 const BUFFER: usize = 64 << 10;
-/// The maximum size of a row, in bytes. Without it, a quote that is not closed would bring the rest of the file into
+/// The maximum size of a row, in MiB. Without it, a quote that is not closed would bring the rest of the file into
 /// memory.
-const LONGEST_ROW: usize = 16 << 20;
+const LONGEST_ROW_MIB: usize = 16;
+const LONGEST_ROW: usize = LONGEST_ROW_MIB << 20;
 
 /// Opens a manifest without its byte order mark. A file that is no UTF-8 text is refused with what to do: `advice`.
 pub fn open(path: &Path, advice: &str) -> Result<Text, JobError> {
@@ -51,12 +52,13 @@ pub fn open(path: &Path, advice: &str) -> Result<Text, JobError> {
 pub fn read_error(path: &Path, error: std::io::Error) -> JobError {
     let reason = match error.kind() {
         ErrorKind::NotFound => return JobError::InputNotFound { input: path.display().to_string() },
-        ErrorKind::UnexpectedEof => "ends too early: the file is incomplete; copy or download it again",
-        ErrorKind::FileTooLarge => {
-            "a row has more than 16 MiB; a quote or a bracket may not be closed, or lines may not end as they should"
-        }
+        ErrorKind::UnexpectedEof => "ends too early: the file is incomplete; copy or download it again".to_owned(),
+        ErrorKind::FileTooLarge => format!(
+            "a row has more than {LONGEST_ROW_MIB} MiB; a quote or a bracket may not be closed, or lines may not end as \
+             they should"
+        ),
         // What a decompressor says about damage.
-        ErrorKind::InvalidInput | ErrorKind::InvalidData => "is damaged; copy or download it again",
+        ErrorKind::InvalidInput | ErrorKind::InvalidData => "is damaged; copy or download it again".to_owned(),
         _ => return io_error(path, "read it", error),
     };
     JobError::invalid("--from", format!("{}: {reason}", path.display()))
@@ -113,7 +115,7 @@ pub fn read_line(text: &mut Text, line: &mut Vec<u8>) -> std::io::Result<Line> {
 
 /// The error of a line that is too long.
 pub fn too_long() -> JobError {
-    JobError::invalid("row", "has more than 16 MiB; lines may not end as they should")
+    JobError::invalid("row", format!("has more than {LONGEST_ROW_MIB} MiB; lines may not end as they should"))
 }
 
 /// A text in which a row may have only so many bytes.

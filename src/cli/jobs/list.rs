@@ -8,7 +8,7 @@ use crate::{
     app::Submitter,
     cli::{
         Failure, output,
-        view::{JobView, progress_text},
+        view::{JobJson, progress_text},
     },
     database::{Cursor, Filter, JobRow, Pause},
     job::{BatchId, InputRef, JobKind, JobState, Task, percent_decoded},
@@ -56,7 +56,7 @@ pub async fn list(submitter: &Submitter, args: ListArgs) -> Result<(), Failure> 
     let page = submitter.jobs.list(&filter).await?;
     if args.json {
         let jobs =
-            page.jobs.into_iter().map(|row| JobView::new(row, &submitter.stores)).collect::<Result<Vec<_>, _>>()?;
+            page.jobs.into_iter().map(|row| JobJson::new(row, &submitter.stores)).collect::<Result<Vec<_>, _>>()?;
         return output::json(&json!({ "jobs": jobs, "next": page.next }));
     }
     if page.jobs.is_empty() {

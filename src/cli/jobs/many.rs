@@ -14,7 +14,7 @@ use crate::{
         global::GlobalArgs,
         job_name::JobName,
         output,
-        view::JobView,
+        view::JobJson,
         watch::{self, no_such_batch},
     },
     database::{CancelId, CancelOutcome, RetryOutcome, RetryRules},
@@ -23,7 +23,7 @@ use crate::{
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-pub struct Which {
+pub struct JobChoice {
     /// The job: its id, the beginning of the id, or `last`
     #[arg(value_name = "ID")]
     pub id: Option<JobName>,
@@ -35,7 +35,7 @@ pub struct Which {
 #[derive(Debug, Args)]
 pub struct ManyArgs {
     #[command(flatten)]
-    which: Which,
+    which: JobChoice,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -108,7 +108,7 @@ pub async fn cancel(global: &GlobalArgs, submitter: &Submitter, args: CancelArgs
     submitter.dispatch().await;
     if args.json() {
         let row = submitter.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
-        return output::json(&JobView::new(row, &submitter.stores)?);
+        return output::json(&JobJson::new(row, &submitter.stores)?);
     }
     output::line(&format!("job {id} {text}"))
 }
@@ -166,7 +166,8 @@ pub struct RetryArgs {
     /// With --batch: only jobs whose error has this code, such as storage; may be repeated
     #[arg(long)]
     code: Vec<String>,
-    /// With --batch: only the jobs that one cancellation of the batch cancelled; `acetate jobs cancel --batch` shows its id
+    /// With --batch: only the jobs that one cancellation of the batch cancelled; `acetate jobs cancel --batch` shows
+    /// its id
     #[arg(long, value_name = "ID", requires = "batch", conflicts_with_all = ["state", "code"])]
     undo: Option<CancelId>,
 }
@@ -197,7 +198,7 @@ pub async fn retry(global: &GlobalArgs, submitter: &Submitter, args: RetryArgs) 
     submitter.dispatch().await;
     if args.json() {
         let row = submitter.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
-        return output::json(&Requeued { job: JobView::new(row, &submitter.stores)?, queued: [id] });
+        return output::json(&Requeued { job: JobJson::new(row, &submitter.stores)?, queued: [id] });
     }
     output::line("1 job queued again")
 }
@@ -206,7 +207,7 @@ pub async fn retry(global: &GlobalArgs, submitter: &Submitter, args: RetryArgs) 
 #[derive(Serialize)]
 struct Requeued {
     #[serde(flatten)]
-    job: JobView,
+    job: JobJson,
     queued: [JobId; 1],
 }
 

@@ -21,7 +21,7 @@ use super::{
     job_name::JobName,
     output,
     runtime::block_on,
-    view::{JobView, progress_text},
+    view::{JobJson, progress_text},
 };
 use crate::{
     app::Submitter,
@@ -66,8 +66,8 @@ enum JobsCommand {
     Watch(ManyArgs),
     /// Cancel a job or a batch; a running job stops within one denoise step
     ///
-    /// `acetate queue pause --batch NAME` only keeps the jobs of a batch from starting, and `acetate queue resume --batch
-    /// NAME` lets them go on.
+    /// `acetate queue pause --batch NAME` only keeps the jobs of a batch from starting, and
+    /// `acetate queue resume --batch NAME` lets them go on.
     #[command(after_help = CANCEL_EXAMPLES)]
     Cancel(CancelArgs),
     /// Retry a failed or cancelled job, or the failed or cancelled jobs of a batch
@@ -194,7 +194,7 @@ async fn show(submitter: &Submitter, args: OneArgs) -> Result<(), Failure> {
     let Some((row, attempts)) = submitter.jobs.get_with_attempts(id).await? else {
         return rejected(submitter, id, args.json).await;
     };
-    let mut view = JobView::new(row, &submitter.stores)?;
+    let mut view = JobJson::new(row, &submitter.stores)?;
     view.history = attempts;
     if args.json {
         return output::json(&view);

@@ -50,7 +50,7 @@ pub struct PruneArgs {
 
 /// What was done so far.
 #[derive(Default)]
-struct Report {
+struct PruneReport {
     jobs: u64,
     files: u64,
     /// Jobs that stay because their files could not be deleted, and the first reason.
@@ -76,7 +76,7 @@ pub async fn prune(
         }
         return output::line(&format!("{} would be deleted", output::count(total, "job")));
     }
-    let mut report = Report::default();
+    let mut report = PruneReport::default();
     let mut sweep = Sweep::start(global, "deleting", total);
     let mut after = None;
     loop {
@@ -140,7 +140,12 @@ async fn rules(submitter: &Submitter, args: &PruneArgs) -> Result<PruneRules, Fa
 
 /// Deletes the files first: if the process stops in between, the rows still name the remaining files. Returns false if
 /// no files could be deleted, so that there is no point in going on.
-async fn step(submitter: &Submitter, jobs: &[Pruned], args: &PruneArgs, report: &mut Report) -> Result<bool, Failure> {
+async fn step(
+    submitter: &Submitter,
+    jobs: &[Pruned],
+    args: &PruneArgs,
+    report: &mut PruneReport,
+) -> Result<bool, Failure> {
     let mut possible = true;
     let mut ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
     if !args.keep_files {
@@ -174,8 +179,8 @@ fn objects(job: &Pruned) -> JobObjects {
     }
 }
 
-fn finish(args: &PruneArgs, report: &Report, stopped: bool, total: u64) -> Result<(), Failure> {
-    let Report { jobs, files, kept, unchecked, uploads, .. } = *report;
+fn finish(args: &PruneArgs, report: &PruneReport, stopped: bool, total: u64) -> Result<(), Failure> {
+    let PruneReport { jobs, files, kept, unchecked, uploads, .. } = *report;
     if args.json {
         output::json(&json!({ "jobs": jobs, "files": files, "uploads": uploads, "kept": kept, "dry_run": false }))?;
     } else {

@@ -1,7 +1,7 @@
 //! `acetate jobs results`: the results of a batch, one JSON object per line, for dataset tools.
 //!
-//! The rows of the batch's dataset come first, in their order, then jobs that were submitted in other ways. Rows with the
-//! same content are one job, and each has its line.
+//! The rows of the batch's dataset come first, in their order, then jobs that were submitted in other ways. Rows with
+//! the same content are one job, and each has its line.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use crate::{
         Failure,
         global::GlobalArgs,
         output,
-        view::{JobView, OutputView},
+        view::{JobJson, OutputJson},
         watch::no_such_batch,
     },
     database::{DatasetJob, JobRow},
@@ -113,9 +113,9 @@ fn line(
     let prompt = prompt(&row.request);
     let seed = row.request.seed();
     let roles: Vec<_> = row.published.iter().flat_map(|result| &result.files).map(|file| file.role).collect();
-    let view = JobView::new(row, &submitter.stores)?;
+    let view = JobJson::new(row, &submitter.stores)?;
     let of_variant = |wanted: LayerRole, variant: u32| -> Vec<&str> {
-        let has = |file: &OutputView| file.variant.is_none_or(|number| number == variant);
+        let has = |file: &OutputJson| file.variant.is_none_or(|number| number == variant);
         let found = view.outputs.iter().zip(&roles).filter(|(file, role)| **role == wanted && has(file));
         found.map(|(file, _)| file.url.as_str()).collect()
     };

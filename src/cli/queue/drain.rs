@@ -12,7 +12,7 @@ use crate::{
 
 /// The most jobs of dead workers that are counted.
 const MOST_SHOWN: u32 = 10_000;
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const CHECK_EVERY: Duration = Duration::from_millis(500);
 
 pub async fn drain(global: &GlobalArgs, submitter: &Submitter, args: &ScopeArgs) -> Result<(), Failure> {
     let scope = args.scope();
@@ -30,7 +30,7 @@ pub async fn drain(global: &GlobalArgs, submitter: &Submitter, args: &ScopeArgs)
             shown = Some(running);
         }
         tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep(CHECK_EVERY) => {}
             _ = &mut stop => {
                 let text = format!(
                     "{scope}: still paused, with {} ({resume} ends the pause)",

@@ -26,8 +26,8 @@ enum QueueCommand {
     Status(StatusArgs),
     /// Keep queued jobs from starting; running ones go on
     ///
-    /// All workers obey within a second, and the pause lasts until it is resumed, also across restarts. Jobs can still be
-    /// submitted.
+    /// All workers obey within a second, and the pause lasts until it is resumed, also across restarts. Jobs can still
+    /// be submitted.
     #[command(
         after_help = "Examples:\n  acetate queue pause\n  acetate queue pause decompose\n  acetate queue pause --batch posters"
     )]

@@ -72,7 +72,7 @@ pub fn check_models(loaded: &LoadedConfig, task: &Task) -> Result<(), JobError> 
 fn check_layers(model: &ModelRef, layers: LayerCount, transformer: Option<&Path>) -> Result<(), JobError> {
     let folder = match model {
         ModelRef::Hub { .. } => return Ok(()),
-        ModelRef::Small { which, around } => around.find(*which)?,
+        ModelRef::Small { which, paths } => paths.find(*which)?,
         ModelRef::Folder(folder) => folder.clone(),
     };
     let Ok(constants) = Constants::load(&folder, PipelineKind::Layered, Conditioning::default()) else {
@@ -88,7 +88,7 @@ fn check_layers(model: &ModelRef, layers: LayerCount, transformer: Option<&Path>
 fn check_model(model: &ModelRef) -> Result<(), JobError> {
     let folder = match model {
         ModelRef::Hub { .. } => return Ok(()),
-        ModelRef::Small { which, around } => return Ok(around.find(*which).map(drop)?),
+        ModelRef::Small { which, paths } => return Ok(paths.find(*which).map(drop)?),
         ModelRef::Folder(folder) if folder.join("model_index.json").is_file() => return Ok(()),
         ModelRef::Folder(folder) => folder,
     };

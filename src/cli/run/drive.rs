@@ -12,13 +12,13 @@ use super::{
     summary::{self, FinishedJob},
 };
 use crate::{
-    app::Embedded,
+    app::EmbeddedApp,
     cli::{
         Failure,
         global::GlobalArgs,
         output, progress,
         runtime::block_on,
-        view::{JobView, progress_text},
+        view::{JobJson, progress_text},
     },
     config::LoadedConfig,
     database::{Claim, Hold, JobRow, LeaseState, Submitted},
@@ -57,8 +57,8 @@ pub fn drive(global: &GlobalArgs, loaded: LoadedConfig, plan: LocalJob) -> Resul
 
     let trace = flags.trace.over(&loaded);
     block_on(trace::within(trace.as_ref(), async {
-        let app = Embedded::open(&loaded).await?;
-        let run = Run {
+        let app = EmbeddedApp::open(&loaded).await?;
+        let run = JobRun {
             global,
             loaded: &loaded,
             app: &app,
@@ -73,10 +73,10 @@ pub fn drive(global: &GlobalArgs, loaded: LoadedConfig, plan: LocalJob) -> Resul
     }))
 }
 
-struct Run<'a> {
+struct JobRun<'a> {
     global: &'a GlobalArgs,
     loaded: &'a LoadedConfig,
-    app: &'a Embedded,
+    app: &'a EmbeddedApp,
     out: &'a OutFolder,
     sheet: Option<&'a Path>,
     reuse: bool,
@@ -84,17 +84,17 @@ struct Run<'a> {
 }
 
 /// The remaining work for a job.
-enum Todo {
+enum RemainingWork {
     Work(JobId),
     Export(Box<JobRow>),
 }
 
-impl Run<'_> {
+impl JobRun<'_> {
     async fn to_the_end(&self, request: &JobRequest, id: Option<JobId>) -> Result<(), Failure> {
         self.load_edit_model(id).await?;
         match self.find(request, id).await? {
-            Todo::Work(id) => self.finish(self.work(id).await?).await.map(drop),
-            Todo::Export(row) => {
+            RemainingWork::Work(id) => self.finish(self.work(id).await?).await.map(drop),
+            RemainingWork::Export(row) => {
                 self.global.say(&format!("job {} has already succeeded; returning its results", row.id()));
                 let manifest = self.finish(*row).await?;
                 self.warn_of_other_models(&manifest);
@@ -128,7 +128,7 @@ impl Run<'_> {
     }
 
     /// The job for this request: the one with the given id, one that was interrupted, or a new one.
-    async fn find(&self, request: &JobRequest, id: Option<JobId>) -> Result<Todo, Failure> {
+    async fn find(&self, request: &JobRequest, id: Option<JobId>) -> Result<RemainingWork, Failure> {
         let jobs = &self.app.worker.jobs;
         if id.is_none() {
             if let Some(row) = jobs.find_unfinished(&request.fingerprint()).await? {
@@ -139,7 +139,7 @@ impl Run<'_> {
                     (None, None) => "was interrupted".to_owned(),
                 };
                 self.global.say(&format!("resuming job {}, which {past}", row.id()));
-                return Ok(Todo::Work(row.id()));
+                return Ok(RemainingWork::Work(row.id()));
             }
             // The process ended while it copied the files.
             if let Some(unfinished) = self.out.unfinished
@@ -147,17 +147,17 @@ impl Run<'_> {
                 && row.state == JobState::Succeeded
                 && row.request.fingerprint() == request.fingerprint()
             {
-                return Ok(Todo::Export(Box::new(row)));
+                return Ok(RemainingWork::Export(Box::new(row)));
             }
         }
         match self.app.submit(request, self.reuse).await.map_err(in_words_of_flags)? {
-            Submitted::New(row) => Ok(Todo::Work(row.id())),
+            Submitted::New(row) => Ok(RemainingWork::Work(row.id())),
             Submitted::Known(row) => match row.state {
                 JobState::Queued | JobState::Running => {
                     self.check_free(&row)?;
-                    Ok(Todo::Work(row.id()))
+                    Ok(RemainingWork::Work(row.id()))
                 }
-                JobState::Succeeded => Ok(Todo::Export(row)),
+                JobState::Succeeded => Ok(RemainingWork::Export(row)),
                 JobState::Failed | JobState::Cancelled => Err(self.ended_badly(*row)),
             },
         }
@@ -229,7 +229,7 @@ impl Run<'_> {
             sheet::write(path, stores.inputs(), limits, self.out.path(), &manifest).await.map_err(kept)?;
         }
         if self.json {
-            output::json(&JobView::new(row, stores)?)?;
+            output::json(&JobJson::new(row, stores)?)?;
         } else {
             summary::print(&FinishedJob { row: &row, manifest: &manifest, folder: self.out.path() })?;
         }
@@ -257,7 +257,7 @@ impl Run<'_> {
         let error = row.error.clone().unwrap_or_else(|| ErrorRecord::from(&JobError::Cancelled));
         if self.json {
             let printed =
-                JobView::new(row, &self.app.worker.stores).map_err(Failure::from).and_then(|view| output::json(&view));
+                JobJson::new(row, &self.app.worker.stores).map_err(Failure::from).and_then(|view| output::json(&view));
             if let Err(failure) = printed {
                 return failure;
             }

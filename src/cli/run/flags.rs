@@ -23,7 +23,8 @@ pub struct JobFlags {
     /// Label of the job, shown by `acetate jobs`; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub labels: Vec<(String, String)>,
-    /// Take the result of an equal job that has succeeded, if there is one: the same pictures, parameters, seed and model
+    /// Take the result of an equal job that has succeeded, if there is one: the same pictures, parameters, seed and
+    /// model
     #[arg(long)]
     pub reuse: bool,
     #[command(flatten)]

@@ -20,7 +20,7 @@ use super::{
     pictures::{LocalPicture, find},
 };
 use crate::{
-    app::Embedded,
+    app::EmbeddedApp,
     cli::{Failure, export, global::GlobalArgs, output, runtime::block_on, view::progress_text},
     config::LoadedConfig,
     database::{Claim, DatasetRow, JobRow, RetryOutcome, SubmitOptions, Submitted},
@@ -70,13 +70,14 @@ pub fn drive_many(global: &GlobalArgs, loaded: &LoadedConfig, many: Many) -> Res
         template.check_reuse().map_err(in_words_of_flags)?;
     }
     block_on(async {
-        let app = Embedded::open(loaded).await?;
+        let app = EmbeddedApp::open(loaded).await?;
         let done = match find(app.worker.stores.inputs(), &images, &out).await {
             Ok((pictures, tally)) => {
                 tally.text().into_iter().for_each(|text| global.say(&text));
                 let models = models_of(loaded);
                 let started = Timestamp::now().as_microsecond();
-                let run = Run { global, app: &app, out, batch, started, template, reuse: flags.reuse, models, export };
+                let run =
+                    BatchRun { global, app: &app, out, batch, started, template, reuse: flags.reuse, models, export };
                 run.all(&pictures, flags.json).await
             }
             Err(failure) => Err(failure),
@@ -102,9 +103,9 @@ fn models_of(loaded: &LoadedConfig) -> String {
     models
 }
 
-struct Run<'a> {
+struct BatchRun<'a> {
     global: &'a GlobalArgs,
-    app: &'a Embedded,
+    app: &'a EmbeddedApp,
     out: PathBuf,
     batch: BatchId,
     /// Tells the pictures of this run from those of an earlier one.
@@ -117,7 +118,7 @@ struct Run<'a> {
 }
 
 #[derive(Default)]
-struct Report {
+struct RunReport {
     made: u64,
     /// From an earlier run.
     known: u64,
@@ -125,16 +126,16 @@ struct Report {
 }
 
 /// How it went with one picture.
-enum Outcome {
+enum PictureOutcome {
     Made,
     Known,
     Failed(ErrorRecord),
     Stopped,
 }
 
-impl Run<'_> {
+impl BatchRun<'_> {
     async fn all(&self, pictures: &[LocalPicture], json: bool) -> Result<(), Failure> {
-        let (start, mut report) = (Instant::now(), Report::default());
+        let (start, mut report) = (Instant::now(), RunReport::default());
         let (bar, mut said) = (self.bar(pictures.len()), Instant::now());
         let cancel = CancelToken::default();
         let on_ctrl_c = tokio::spawn(cancel_on_ctrl_c(cancel.clone()));
@@ -145,13 +146,13 @@ impl Run<'_> {
                 break;
             }
             match self.one(index as u64 + 1, picture, &cancel, &bar).await {
-                Ok(Outcome::Made) => report.made += 1,
-                Ok(Outcome::Known) => report.known += 1,
-                Ok(Outcome::Stopped) => {
+                Ok(PictureOutcome::Made) => report.made += 1,
+                Ok(PictureOutcome::Known) => report.known += 1,
+                Ok(PictureOutcome::Stopped) => {
                     stopped = true;
                     break;
                 }
-                Ok(Outcome::Failed(error)) => {
+                Ok(PictureOutcome::Failed(error)) => {
                     bar.suspend(|| output::error(&format!("{}: {} ({})", picture.shown, error.message, error.code)));
                     let others_fail_too = concerns_all(&error.code) || self.app.worker.broken.is_cancelled();
                     report.failures.push((picture.shown.clone(), error.clone()));
@@ -202,16 +203,16 @@ impl Run<'_> {
         picture: &LocalPicture,
         cancel: &CancelToken,
         bar: &ProgressBar,
-    ) -> Result<Outcome, JobError> {
+    ) -> Result<PictureOutcome, JobError> {
         bar.set_message(picture.shown.clone());
         let folder = self.out.join(&picture.name);
         let out = match OutFolder::prepare(&folder) {
             Ok(out) => out,
-            Err(error) => return Ok(Outcome::Failed(ErrorRecord::from(&in_words_of_flags(error)))),
+            Err(error) => return Ok(PictureOutcome::Failed(ErrorRecord::from(&in_words_of_flags(error)))),
         };
         let request = match self.request(picture, &out) {
             Ok(request) => request,
-            Err(error) => return Ok(Outcome::Failed(ErrorRecord::from(&in_words_of_flags(error)))),
+            Err(error) => return Ok(PictureOutcome::Failed(ErrorRecord::from(&in_words_of_flags(error)))),
         };
         let jobs = &self.app.worker.jobs;
         let options = SubmitOptions { batch: Some(self.batch.clone()), reuse: self.reuse, ..SubmitOptions::default() };
@@ -233,17 +234,17 @@ impl Run<'_> {
         };
         match row.state {
             JobState::Succeeded => {}
-            JobState::Cancelled => return Ok(Outcome::Stopped),
+            JobState::Cancelled => return Ok(PictureOutcome::Stopped),
             JobState::Running | JobState::Queued | JobState::Failed => {
                 let busy = || JobError::Busy { reason: format!("job {} is run by another process", row.id()) };
                 let error = row.error.clone().unwrap_or_else(|| ErrorRecord::from(&busy()));
-                return Ok(Outcome::Failed(error));
+                return Ok(PictureOutcome::Failed(error));
             }
         }
         match self.copy_out(&row, &out, &folder, was_known).await {
-            Ok(true) => Ok(Outcome::Known),
-            Ok(false) => Ok(Outcome::Made),
-            Err(error) => Ok(Outcome::Failed(ErrorRecord::from(&error))),
+            Ok(true) => Ok(PictureOutcome::Known),
+            Ok(false) => Ok(PictureOutcome::Made),
+            Err(error) => Ok(PictureOutcome::Failed(ErrorRecord::from(&error))),
         }
     }
 
@@ -306,7 +307,7 @@ impl Run<'_> {
         Ok(false)
     }
 
-    fn print(&self, total: usize, report: &Report, time: Duration, json: bool) -> Result<(), Failure> {
+    fn print(&self, total: usize, report: &RunReport, time: Duration, json: bool) -> Result<(), Failure> {
         let mut codes = BTreeMap::<&str, u64>::new();
         for (_, error) in &report.failures {
             *codes.entry(error.code.as_str()).or_default() += 1;

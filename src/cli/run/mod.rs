@@ -1,4 +1,5 @@
-//! `acetate run`: runs one job in this process, or one for each of several pictures. Its row, files and retries are like those of any other job.
+//! `acetate run`: runs one job in this process, or one for each of several pictures. Its row, files and retries are
+//! like those of any other job.
 
 mod checks;
 mod composite;

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use ::image::RgbaImage;
 
 use crate::{
-    image::{self, Limits},
+    image::{self, DecodeLimits},
     job::{Fidelity, FileEntry, InputRef, JobError, LayerRole, Manifest, Quality},
     store::{InputReader, io_error},
 };
@@ -19,7 +19,7 @@ use crate::{
 pub async fn write(
     path: &Path,
     inputs: &InputReader,
-    limits: &Limits,
+    limits: &DecodeLimits,
     folder: &Path,
     manifest: &Manifest,
 ) -> Result<(), JobError> {

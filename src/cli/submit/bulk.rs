@@ -20,21 +20,21 @@ use crate::{
     app::Submitter,
     cli::{
         Failure,
-        dataset::{Columns, DatasetSource, DrawnRows, Fetched, Reading, fetch, is_on_hub, pull},
+        dataset::{ColumnMapping, DatasetSource, DrawnRows, Fetched, Reading, fetch, is_on_hub, pull},
         global::GlobalArgs,
         output,
         runtime::block_on,
         watch,
     },
     config::{LoadedConfig, Secret},
-    image::Limits,
+    image::DecodeLimits,
     job::{BatchId, JobError, JobKind, Task},
     trace,
 };
 
 /// The outcome for all rows.
 #[derive(Debug, Default, Serialize)]
-pub struct Report {
+pub struct SubmitReport {
     pub batch: String,
     pub rows: u64,
     /// New jobs.
@@ -56,8 +56,9 @@ pub fn submit(global: &GlobalArgs, loaded: &LoadedConfig, task: &Task, flags: &S
     let pulled = if is_on_hub(from) { Some(pull(global, &loaded.hub, from)?) } else { None };
     let trace = flags.trace.over(loaded);
     block_on(trace::within(trace.as_ref(), async {
-        let foresees = flags.dry_run || flags.estimate;
-        let submitter = if foresees { Submitter::to_foresee(loaded).await? } else { Submitter::open(loaded).await? };
+        let is_dry_run = flags.dry_run || flags.estimate;
+        let submitter =
+            if is_dry_run { Submitter::for_dry_run(loaded).await? } else { Submitter::open(loaded).await? };
         let done = match find(&submitter, from, pulled).await {
             Ok(found) => all(global, loaded, &submitter, task, flags, found).await,
             Err(error) => Err(error.into()),
@@ -68,22 +69,27 @@ pub fn submit(global: &GlobalArgs, loaded: &LoadedConfig, task: &Task, flags: &S
 }
 
 /// A source, and the copy of a manifest that it is in.
-struct Found {
+struct LocatedSource {
     source: DatasetSource,
     fetched: Option<Fetched>,
 }
 
-async fn find(submitter: &Submitter, from: &str, pulled: Option<PathBuf>) -> Result<Found, JobError> {
+async fn find(submitter: &Submitter, from: &str, pulled: Option<PathBuf>) -> Result<LocatedSource, JobError> {
     if let Some(path) = pulled {
-        return Ok(Found { source: DatasetSource::parse(&path.display().to_string())?, fetched: None });
+        return Ok(LocatedSource { source: DatasetSource::parse(&path.display().to_string())?, fetched: None });
     }
     Ok(match fetch(&submitter.inputs, from).await? {
-        Some(fetched) => Found { source: fetched.source.clone(), fetched: Some(fetched) },
-        None => Found { source: DatasetSource::parse(from)?, fetched: None },
+        Some(fetched) => LocatedSource { source: fetched.source.clone(), fetched: Some(fetched) },
+        None => LocatedSource { source: DatasetSource::parse(from)?, fetched: None },
     })
 }
 
-fn plan(loaded: &LoadedConfig, task: &Task, flags: &SubmitFlags, found: &Found) -> Result<BulkOptions, JobError> {
+fn plan(
+    loaded: &LoadedConfig,
+    task: &Task,
+    flags: &SubmitFlags,
+    found: &LocatedSource,
+) -> Result<BulkOptions, JobError> {
     let (kind, params, source) = (task.kind(), task.params(), found.source.clone());
     let from = flags.from.as_deref().unwrap_or_default();
     let address = found.fetched.as_ref().map(|fetched| fetched.base.clone());
@@ -103,14 +109,14 @@ fn plan(loaded: &LoadedConfig, task: &Task, flags: &SubmitFlags, found: &Found) 
         below: address.clone().unwrap_or_else(|| source.below()),
     };
     Ok(BulkOptions {
-        columns: Columns::new(kind, &flags.columns)?,
+        columns: ColumnMapping::new(kind, &flags.columns)?,
         source,
         address,
         defaults,
         pick: flags.pick.clone(),
         sample: None,
         at: None,
-        limits: Limits::from(&loaded.config.image),
+        limits: DecodeLimits::from(&loaded.config.image),
         upload: flags.upload,
         reuse: flags.reuse,
         skip_invalid: flags.skip_invalid,
@@ -131,7 +137,7 @@ async fn all(
     submitter: &Submitter,
     task: &Task,
     flags: &SubmitFlags,
-    found: Found,
+    found: LocatedSource,
 ) -> Result<(), Failure> {
     let mut plan = plan(loaded, task, flags, &found)?;
     plan.sample = draw(submitter, &plan).await?;
@@ -143,12 +149,12 @@ async fn all(
         submitter.check_webhook("--batch-webhook", url)?;
     }
     if flags.estimate {
-        let report = BulkPass::new(global, submitter, plan, Act::Foresee)?.run().await?;
+        let report = BulkPass::new(global, submitter, plan, Act::DryRun)?.run().await?;
         let estimate = estimate::estimate(submitter, task, report.submitted).await?;
         return if flags.json { output::json(&estimate) } else { estimate::print(&estimate, task) };
     }
     let report = if flags.dry_run {
-        let report = BulkPass::new(global, submitter, plan, Act::Foresee)?.run().await?;
+        let report = BulkPass::new(global, submitter, plan, Act::DryRun)?.run().await?;
         let valid = report.rows - report.rejected;
         global.say(&format!("{} valid; nothing was submitted", output::count(valid, "row")));
         report
@@ -172,7 +178,7 @@ async fn all(
         output::json(&report)?;
         return summary.map_or(Ok(()), |summary| watch::verdict(batch, &summary));
     }
-    let Report { submitted, known, duplicates, rejected, .. } = report;
+    let SubmitReport { submitted, known, duplicates, rejected, .. } = report;
     let new = if flags.dry_run { "would be new" } else { "new" };
     let rejected = if rejected > 0 { format!(", {rejected} invalid") } else { String::new() };
     let text = format!(
@@ -191,7 +197,7 @@ async fn draw(submitter: &Submitter, plan: &BulkOptions) -> Result<Option<HashSe
     let Some(mut sample) = DrawnRows::asked_for(&plan.pick) else { return Ok(None) };
     let mut reading = Reading::start(&plan.source, &submitter.inputs);
     while let Some(rows) = reading.next().await {
-        rows?.iter().for_each(|row| sample.look(row.number));
+        rows?.iter().for_each(|row| sample.offer(row.number));
     }
     Ok(Some(sample.numbers()))
 }

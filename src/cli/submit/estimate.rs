@@ -44,7 +44,7 @@ pub struct Measured {
 
 /// One finished job.
 #[derive(Debug, Clone, Copy)]
-struct Sample {
+struct TimedJob {
     /// From its start to its end.
     seconds: f64,
     denoise: f64,
@@ -71,7 +71,7 @@ pub async fn estimate(submitter: &Submitter, task: &Task, jobs: u64) -> Result<E
         .buffered(AT_A_TIME)
         .collect()
         .await;
-    let samples: Vec<Sample> = samples.into_iter().flatten().collect();
+    let samples: Vec<TimedJob> = samples.into_iter().flatten().collect();
     let measured = judge(&samples, nominal_passes(task), same_settings);
     let workers = submitter.jobs.workers().await?.workers;
     let at_a_time = workers.max(1).min(jobs.max(1));
@@ -105,11 +105,11 @@ pub fn print(estimate: &Estimate, task: &Task) -> Result<(), Failure> {
 }
 
 /// Nothing for a job whose result cannot be read.
-async fn measure(submitter: &Submitter, row: &JobRow) -> Option<Sample> {
+async fn measure(submitter: &Submitter, row: &JobRow) -> Option<TimedJob> {
     let seconds = row.finished_at?.duration_since(row.started_at?).as_secs_f64();
     let manifest = manifest(submitter, row).await.ok()?;
     let denoise = manifest.timings.iter().filter(|timing| timing.stage == Stage::Denoise);
-    Some(Sample {
+    Some(TimedJob {
         seconds,
         denoise: denoise.map(|timing| timing.seconds).sum(),
         passes: manifest.sampling.iter().map(|sampling| sampling.passes).sum(),
@@ -125,11 +125,11 @@ async fn manifest(submitter: &Submitter, row: &JobRow) -> Result<Manifest, JobEr
 }
 
 /// `nominal`: the passes of the new jobs.
-fn judge(samples: &[Sample], nominal: f64, same_settings: bool) -> Option<Measured> {
+fn judge(samples: &[TimedJob], nominal: f64, same_settings: bool) -> Option<Measured> {
     if samples.is_empty() {
         return None;
     }
-    let sum = |of: fn(&Sample) -> f64| samples.iter().map(of).sum::<f64>();
+    let sum = |of: fn(&TimedJob) -> f64| samples.iter().map(of).sum::<f64>();
     let (count, denoise) = (samples.len() as f64, sum(|sample| sample.denoise));
     let passes = sum(|sample| f64::from(sample.passes));
     let passes_per_second = (denoise > 0.0 && passes > 0.0).then(|| passes / denoise);
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn jobs_with_other_steps_are_scaled() {
-        let sample = Sample { seconds: 12.0, denoise: 10.0, passes: 100, nominal: 100.0 };
+        let sample = TimedJob { seconds: 12.0, denoise: 10.0, passes: 100, nominal: 100.0 };
         let same = judge(&[sample, sample], 100.0, true).unwrap();
         assert_eq!((same.from_jobs, same.seconds_per_job, same.passes_per_second), (2, 12.0, Some(10.0)));
         let half = judge(&[sample], 50.0, false).unwrap();

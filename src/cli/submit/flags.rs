@@ -46,7 +46,8 @@ pub struct SubmitFlags {
     /// Start not before this time: RFC 3339, or a time from now by the database's clock, such as +90m or +2h
     #[arg(long, value_name = "TIME")]
     pub at: Option<StartTime>,
-    /// Take the result of an equal job that has succeeded, if there is one: the same pictures, parameters, seed and model
+    /// Take the result of an equal job that has succeeded, if there is one: the same pictures, parameters, seed and
+    /// model
     #[arg(long)]
     pub reuse: bool,
     #[command(flatten)]

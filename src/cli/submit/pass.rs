@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 
 use super::{
-    bulk::Report,
+    bulk::SubmitReport,
     prepare::{Preparation, Ready, Refused, put_into_store},
     rejects::Rejects,
     row::RowDefaults,
@@ -22,12 +22,12 @@ use crate::{
     app::Submitter,
     cli::{
         Failure,
-        dataset::{Base, Columns, DatasetSource, Pick, PickFlags, Picked, Reading, Row, Tally},
+        dataset::{Base, ColumnMapping, DatasetSource, Pick, PickFlags, Picked, Reading, Row, Tally},
         global::GlobalArgs,
         output,
     },
     database::{DatasetRow, SubmitOptions, Submitted},
-    image::Limits,
+    image::DecodeLimits,
     job::{ErrorClass, JobError, JobId},
 };
 
@@ -48,12 +48,12 @@ pub struct BulkOptions {
     /// The address where the paths of a downloaded manifest start.
     pub address: Option<String>,
     pub defaults: RowDefaults,
-    pub columns: Columns,
+    pub columns: ColumnMapping,
     pub pick: PickFlags,
     /// The rows of a sample.
     pub sample: Option<HashSet<u64>>,
     /// The limits of pictures.
-    pub limits: Limits,
+    pub limits: DecodeLimits,
     /// No job starts before this time.
     pub at: Option<Timestamp>,
     pub upload: bool,
@@ -80,7 +80,7 @@ pub enum Act {
     /// Only look for mistakes.
     Check,
     /// Look for mistakes, and count what would be new.
-    Foresee,
+    DryRun,
     Send,
 }
 
@@ -91,7 +91,7 @@ pub struct BulkPass<'a> {
     act: Act,
     pick: Pick,
     bar: ProgressBar,
-    report: Report,
+    report: SubmitReport,
     /// The ids so far, with a hash of the content of those that the rows chose. A derived id is the content's.
     seen: HashMap<[u8; 16], u32>,
     chunk: Vec<Ready>,
@@ -131,7 +131,7 @@ impl<'a> BulkPass<'a> {
             act,
             pick: Pick::new(&plan.pick, plan.sample.clone()),
             bar: bar(global, if act == Act::Send { "submitting" } else { "reading" }),
-            report: Report { batch: plan.defaults.batch.to_string(), ..Report::default() },
+            report: SubmitReport { batch: plan.defaults.batch.to_string(), ..SubmitReport::default() },
             seen: HashMap::new(),
             chunk: Vec::with_capacity(CHUNK),
             chunk_bytes: 0,
@@ -144,7 +144,7 @@ impl<'a> BulkPass<'a> {
         })
     }
 
-    pub async fn run(mut self) -> Result<Report, Failure> {
+    pub async fn run(mut self) -> Result<SubmitReport, Failure> {
         let mut reading = Reading::start(&self.plan.source, &self.submitter.inputs);
         let end = self.read(&mut reading).await;
         let end = match end {
@@ -178,7 +178,7 @@ impl<'a> BulkPass<'a> {
                 Some(Ok(rows)) => rows,
             };
             for row in rows {
-                match self.pick.look(row.number) {
+                match self.pick.take(row.number) {
                     Picked::Take => self.take(row).await?,
                     Picked::Leave => {}
                     Picked::Stop => return Ok(End::Rows),
@@ -234,7 +234,7 @@ impl<'a> BulkPass<'a> {
     async fn flush(&mut self) -> Result<(), Failure> {
         match self.act {
             Act::Check => self.chunk.clear(),
-            Act::Foresee => self.foresee().await?,
+            Act::DryRun => self.count_new().await?,
             Act::Send => self.send().await?,
         }
         self.rows.clear();
@@ -243,7 +243,7 @@ impl<'a> BulkPass<'a> {
     }
 
     /// Counts what submitting would do.
-    async fn foresee(&mut self) -> Result<(), Failure> {
+    async fn count_new(&mut self) -> Result<(), Failure> {
         let ids: Vec<JobId> = self.chunk.iter().map(|ready| ready.request.id).collect();
         let known: HashMap<_, _> =
             self.submitter.jobs.get_many(&ids).await?.into_iter().map(|row| (row.id(), row.request)).collect();
@@ -348,11 +348,11 @@ impl<'a> BulkPass<'a> {
                 let done = self.report.submitted + self.report.known;
                 format!("stopped after {}; run the same command to continue", output::count(done, "job"))
             }
-            Act::Check | Act::Foresee => "stopped; nothing was submitted".to_owned(),
+            Act::Check | Act::DryRun => "stopped; nothing was submitted".to_owned(),
         }
     }
 
-    fn finish(mut self, tally: &Tally) -> Result<Report, Failure> {
+    fn finish(mut self, tally: &Tally) -> Result<SubmitReport, Failure> {
         if !self.mistakes.is_empty() {
             let more = if self.mistakes.len() >= MOST_MISTAKES { "\n... and possibly more" } else { "" };
             let advice = "\n--skip-invalid submits the other rows";

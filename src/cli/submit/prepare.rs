@@ -3,8 +3,8 @@
 use super::row::{RowDefaults, check_addresses};
 use crate::{
     app::Submitter,
-    cli::dataset::{Base, Columns, Fields, Row, RowPicture, Split, resolve},
-    image::{self, Limits},
+    cli::dataset::{Base, ColumnMapping, Fields, Row, RowPicture, Split, resolve},
+    image::{self, DecodeLimits},
     job::{InputRef, JobError, JobRequest},
 };
 
@@ -27,11 +27,11 @@ pub struct Ready {
 pub struct Preparation<'a> {
     pub submitter: &'a Submitter,
     pub defaults: &'a RowDefaults,
-    pub columns: &'a Columns,
+    pub columns: &'a ColumnMapping,
     /// Relative paths start here.
     pub base: Base<'a>,
     /// The limits of pictures.
-    pub limits: Limits,
+    pub limits: DecodeLimits,
     /// Local inputs go into the store first.
     pub upload: bool,
     /// Jobs may take the results of equal ones.
@@ -73,10 +73,10 @@ impl Preparation<'_> {
         let (mut name, mut stored) = (None, None);
         if let Some(RowPicture { name: path, bytes, .. }) = picture {
             let shown = if path.is_empty() { format!("{number:06}") } else { path };
-            let look = image::look(&shown, &bytes, &self.limits)?;
-            job.insert("image".to_owned(), self.submitter.picture_url(look.ending, &bytes)?.into());
+            let info = image::probe(&shown, &bytes, &self.limits)?;
+            job.insert("image".to_owned(), self.submitter.picture_url(info.ending, &bytes)?.into());
             name = Some(shown);
-            stored = Some((look.ending, bytes));
+            stored = Some((info.ending, bytes));
         }
         resolve(&mut job, base)?;
         let has_own_id = job.get("id").is_some_and(|id| !id.is_null());

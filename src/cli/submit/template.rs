@@ -6,10 +6,10 @@ use crate::job::JobError;
 
 /// A prefix in which `{field}` is replaced for each job.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Template(Vec<Part>);
+pub struct Template(Vec<TemplatePart>);
 
 #[derive(Debug, Clone, PartialEq)]
-enum Part {
+enum TemplatePart {
     Text(String),
     Field(Field),
 }
@@ -59,11 +59,11 @@ impl Template {
                     }
                 },
             };
-            parts.push(Part::Text(before.to_owned()));
-            parts.push(Part::Field(field));
+            parts.push(TemplatePart::Text(before.to_owned()));
+            parts.push(TemplatePart::Field(field));
             rest = after;
         }
-        parts.push(Part::Text(rest.to_owned()));
+        parts.push(TemplatePart::Text(rest.to_owned()));
         Ok(Self(parts))
     }
 
@@ -72,8 +72,8 @@ impl Template {
         let mut prefix = String::new();
         for part in &self.0 {
             match part {
-                Part::Text(text) => prefix.push_str(text),
-                Part::Field(field) => prefix.push_str(&value(field, values)?),
+                TemplatePart::Text(text) => prefix.push_str(text),
+                TemplatePart::Field(field) => prefix.push_str(&value(field, values)?),
             }
         }
         if !prefix.ends_with('/') {

@@ -1,8 +1,8 @@
 //! Finds out whether something before the server sends reads elsewhere, or loses writes: pgpool.
 //!
 //! It decides by the text of a statement, and some of its modes do not understand a `WITH` that writes. Whether a
-//! transaction that is rolled back succeeds says nothing of that. So this writes a row of its own, looks for it on other
-//! connections, and removes it.
+//! transaction that is rolled back succeeds says nothing of that. So this writes a row of its own, looks for it on
+//! other connections, and removes it.
 
 use std::time::Duration;
 
@@ -40,18 +40,18 @@ pub(super) async fn check(connections: &Connections) -> Result<(), JobError> {
     )
     .bind(id.clone());
     connections.run(write).await?;
-    let found = limited(url, look(connections.connector(), &id, true)).await;
+    let found = limited(url, read_back(connections.connector(), &id, true)).await;
     let removed = connections.run(sqlx::query("DELETE FROM rejections WHERE id = $1").bind(id.clone())).await;
     let mut found = found?;
     removed?;
-    if matches!(found, Found::Everywhere) {
+    if matches!(found, TrialSeen::Everywhere) {
         // Whether this ends with the statement, and not with the connection.
-        found = limited(url, look(connections.connector(), &id, false)).await?;
+        found = limited(url, read_back(connections.connector(), &id, false)).await?;
     }
     let wrong = match found {
-        Found::Everywhere => return Ok(()),
-        Found::OnReplica => "writes go to the primary and reads to a replica, which may be behind",
-        Found::Nowhere => {
+        TrialSeen::Everywhere => return Ok(()),
+        TrialSeen::OnReplica => "writes go to the primary and reads to a replica, which may be behind",
+        TrialSeen::Nowhere => {
             let _ = limited(url, remove(connections.connector(), &id)).await;
             "a change is not there when its statement has ended; something before the server loses or delays it"
         }
@@ -72,14 +72,14 @@ async fn remove(connector: &Connector, id: &str) -> Result<(), JobError> {
     Ok(())
 }
 
-enum Found {
+enum TrialSeen {
     Everywhere,
     OnReplica,
     Nowhere,
 }
 
 /// `wanted`: whether the row should be there.
-async fn look(connector: &Connector, id: &str, wanted: bool) -> Result<Found, JobError> {
+async fn read_back(connector: &Connector, id: &str, wanted: bool) -> Result<TrialSeen, JobError> {
     for _ in 0..SESSIONS {
         let mut connection = connector.connect().await.map_err(|error| connector.error(error))?;
         let wrong = |error| statement_error(&connector.url, error);
@@ -91,17 +91,17 @@ async fn look(connector: &Connector, id: &str, wanted: bool) -> Result<Found, Jo
         let _ = connection.close().await;
         // A server that is read-only as a whole has refused the write.
         if read_only {
-            return Ok(Found::OnReplica);
+            return Ok(TrialSeen::OnReplica);
         }
         if there != wanted {
-            return Ok(Found::Nowhere);
+            return Ok(TrialSeen::Nowhere);
         }
     }
-    Ok(Found::Everywhere)
+    Ok(TrialSeen::Everywhere)
 }
 
-/// Whether the row is there, and whether the server that says it is a replica. Questions about a server alone would go to
-/// the primary.
+/// Whether the row is there, and whether the server that says it is a replica. Questions about a server alone would go
+/// to the primary.
 async fn read(connector: &Connector, connection: &mut PgConnection, id: &str) -> Result<(bool, bool), sqlx::Error> {
     let sessions = &connector.sessions;
     // A session that is shared has no settings of ours, such as the schema's name.

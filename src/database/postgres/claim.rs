@@ -5,7 +5,7 @@ use crate::{
     database::{
         Claim, ClaimRules, JobRow,
         row_mapping::{job_columns, milliseconds, read_job},
-        transitions::{Standing, Transition, exhausted, is_conflict, overtaken, standing},
+        transitions::{ClaimRefusal, Transition, exhausted, is_conflict, overtaken, standing},
     },
     job::{JobError, JobId, JobState},
 };
@@ -21,16 +21,16 @@ impl PostgresJobStore {
                 return Ok(Claim::Conflict(Box::new(row)));
             }
             let (state, error) = match standing(&row, now, rules) {
-                Standing::Ended => return Ok(Claim::Ended(Box::new(row))),
-                Standing::NotYet => {
+                ClaimRefusal::Ended => return Ok(Claim::Ended(Box::new(row))),
+                ClaimRefusal::NotYet => {
                     self.ensure_dispatch(&row).await?;
                     return Ok(Claim::NotBefore(row.available_at));
                 }
-                Standing::Held => {
+                ClaimRefusal::Held => {
                     let worker = row.worker.unwrap_or_default();
                     return Ok(Claim::Held { worker, until: row.lease_until.unwrap_or_default() });
                 }
-                Standing::Free { dead } => {
+                ClaimRefusal::Free { dead } => {
                     // The fingerprint was compared above, with what the request says today.
                     if let Some(hold) = self.hold_back(id).await? {
                         return Ok(Claim::OnHold(hold));
@@ -41,8 +41,8 @@ impl PostgresJobStore {
                     }
                     continue;
                 }
-                Standing::Cancelled => (JobState::Cancelled, JobError::Cancelled),
-                Standing::Exhausted => (JobState::Failed, exhausted(&row)),
+                ClaimRefusal::Cancelled => (JobState::Cancelled, JobError::Cancelled),
+                ClaimRefusal::Exhausted => (JobState::Failed, exhausted(&row)),
             };
             let transition = Transition::end(row, state, &error, now, self.mode)?;
             if self.write(&transition).await? {
@@ -53,8 +53,8 @@ impl PostgresJobStore {
     }
 
     /// Increments the epoch and the attempts, sets the lease, adds the attempt to the history, and removes the job's
-    /// dispatches; does nothing if the job is not free. `dead` is a worker whose lease need not have ended, and the epoch
-    /// at which it died.
+    /// dispatches; does nothing if the job is not free. `dead` is a worker whose lease need not have ended, and the
+    /// epoch at which it died.
     async fn take(
         &self,
         id: JobId,

@@ -105,7 +105,7 @@ impl PostgresJobStore {
         Ok(pauses)
     }
 
-    pub async fn worker_lives(&self, name: &str, slots: u32) -> Result<(), JobError> {
+    pub async fn record_worker(&self, name: &str, slots: u32) -> Result<(), JobError> {
         let query = sqlx::query(
             "WITH forgotten AS (DELETE FROM workers WHERE seen_at < acetate_now() - $3 AND name <> $1)
              INSERT INTO workers (name, slots, seen_at, version) VALUES ($1, $2, acetate_now(), $4)
@@ -119,7 +119,7 @@ impl PostgresJobStore {
         self.execute(query).await.map(drop)
     }
 
-    pub async fn worker_leaves(&self, name: &str) -> Result<(), JobError> {
+    pub async fn remove_worker(&self, name: &str) -> Result<(), JobError> {
         self.execute(sqlx::query("DELETE FROM workers WHERE name = $1").bind(name)).await.map(drop)
     }
 

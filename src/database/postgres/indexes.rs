@@ -54,7 +54,8 @@ pub(super) fn without(sql: &str) -> String {
     all.iter().filter(stays).map(|statement| format!("{statement};\n")).collect()
 }
 
-/// The statements of a migration, each of which ends with a line, without comments. Spaces within are kept apart by one.
+/// The statements of a migration, each of which ends with a line, without comments. Spaces within are kept apart by
+/// one.
 fn statements(sql: &str) -> impl Iterator<Item = String> {
     let mut statements = Vec::new();
     let mut current = String::new();

@@ -14,13 +14,13 @@ impl PostgresJobStore {
         Lineage::read(&row.ok_or_else(|| JobError::database("the table lineage is empty"))?)
     }
 
-    pub async fn lives_on(&self) -> Result<Timestamp, JobError> {
+    pub async fn record_alive(&self) -> Result<Timestamp, JobError> {
         let query = sqlx::query("UPDATE lineage SET alive_at = GREATEST(alive_at, acetate_now()) RETURNING alive_at");
         let row = self.one(query).await?;
         row.ok_or_else(|| JobError::database("the table lineage is empty"))?.time("alive_at")
     }
 
-    pub async fn hold_all(&self, reason: &str) -> Result<(), JobError> {
+    pub async fn pause_all(&self, reason: &str) -> Result<(), JobError> {
         let note = self.actor.as_ref().map(|actor| actor.note_of_queue(Action::Paused, &Scope::All).into_array());
         let query = sqlx::query(concat!(
             "WITH changed AS (

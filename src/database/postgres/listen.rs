@@ -77,7 +77,7 @@ pub(super) struct Listener {
 }
 
 /// Why nothing is heard.
-enum Deaf {
+enum ListenFault {
     /// The connection was lost, or cannot be made.
     Lost(String),
     /// It can be made, and no notification arrives.
@@ -99,11 +99,11 @@ pub(super) fn listen(listener: Arc<Listener>, signal: Signal) -> AbortOnDrop {
                 Mode::Own => {
                     let deaf = listener.hear(&signal, &mut told).await;
                     let (reason, pause) = match &deaf {
-                        Deaf::Lost(reason) => {
+                        ListenFault::Lost(reason) => {
                             listener.connections.listener_lost().fetch_add(1, Ordering::Relaxed);
                             (listener.named(reason.clone()), RECONNECT)
                         }
-                        Deaf::Silent => (listener.silent(), LATER),
+                        ListenFault::Silent => (listener.silent(), LATER),
                     };
                     if told {
                         debug!(reason, "no notifications");
@@ -136,8 +136,8 @@ impl Listener {
         };
         match heard.await {
             Ok(_) => Ok(()),
-            Err(Deaf::Lost(reason)) => Err(format!("no connection to listen on: {}", self.named(reason))),
-            Err(Deaf::Silent) => Err(self.silent()),
+            Err(ListenFault::Lost(reason)) => Err(format!("no connection to listen on: {}", self.named(reason))),
+            Err(ListenFault::Silent) => Err(self.silent()),
         }
     }
 
@@ -172,14 +172,14 @@ impl Listener {
     }
 
     /// Returns when the connection is lost, or no notification arrives on it.
-    async fn hear(&self, signal: &Signal, told: &mut bool) -> Deaf {
+    async fn hear(&self, signal: &Signal, told: &mut bool) -> ListenFault {
         match self.hear_until_lost(signal, told).await {
             Ok(never) => match never {},
             Err(deaf) => deaf,
         }
     }
 
-    async fn hear_until_lost(&self, signal: &Signal, told: &mut bool) -> Result<std::convert::Infallible, Deaf> {
+    async fn hear_until_lost(&self, signal: &Signal, told: &mut bool) -> Result<std::convert::Infallible, ListenFault> {
         let (mut listener, own) = self.connect().await?;
         self.hear_ourselves(&mut listener, &own).await?;
         if std::mem::take(told) {
@@ -192,7 +192,7 @@ impl Listener {
             tokio::select! {
                 received = listener.try_recv() => match received {
                     Ok(Some(_)) => signal.heard(),
-                    Ok(None) => return Err(Deaf::Lost("the connection that listens was closed".to_owned())),
+                    Ok(None) => return Err(ListenFault::Lost("the connection that listens was closed".to_owned())),
                     Err(error) => return Err(self.lost(error)),
                 },
                 () = tokio::time::sleep_until(ping_at) => {
@@ -201,7 +201,7 @@ impl Listener {
                         Ok(Err(error)) => return Err(self.lost(error)),
                         Err(_) => {
                             let seconds = PING_TIMEOUT.as_secs();
-                            return Err(Deaf::Lost(format!("the connection that listens did not respond for {seconds} s")));
+                            return Err(ListenFault::Lost(format!("the connection that listens did not respond for {seconds} s")));
                         }
                     }
                     ping_at = Instant::now() + PING_EVERY;
@@ -211,18 +211,18 @@ impl Listener {
     }
 
     /// A connection that listens to changes, and to a channel of its own.
-    async fn connect(&self) -> Result<(PgListener, String), Deaf> {
+    async fn connect(&self) -> Result<(PgListener, String), ListenFault> {
         let connector = self.apart.as_ref().unwrap_or(self.connections.connector());
         // It finds the host; the listener's own kind of connection can only be made by its options.
         let (found, host) =
-            connector.connect_to_one().await.map_err(|error| Deaf::Lost(connector.error(error).to_string()))?;
+            connector.connect_to_one().await.map_err(|error| ListenFault::Lost(connector.error(error).to_string()))?;
         drop(found);
         let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT_TIMEOUT);
         let pool = pool.connect_lazy_with(host.options.clone());
         let own = format!("acetate_{}", JobId::new());
         let connected = async {
             let mut listener = PgListener::connect_with(&pool).await?;
-            // Whoever reconnects must ask for the host again.
+            // The next connection must resolve the host again.
             listener.eager_reconnect(false);
             listener.listen_all([CHANNEL, &own]).await?;
             Ok(listener)
@@ -230,27 +230,27 @@ impl Listener {
         match timeout(CONNECT_TIMEOUT, connected).await {
             Ok(Ok(listener)) => Ok((listener, own)),
             Ok(Err(error)) => Err(self.lost(error)),
-            Err(_) => Err(Deaf::Lost(format!("no connection within {} seconds", CONNECT_TIMEOUT.as_secs()))),
+            Err(_) => Err(ListenFault::Lost(format!("no connection within {} seconds", CONNECT_TIMEOUT.as_secs()))),
         }
     }
 
     /// Sends a notification through the pool, as others would, and waits for it.
-    async fn hear_ourselves(&self, listener: &mut PgListener, own: &str) -> Result<(), Deaf> {
-        notify(&self.connections, own).await.map_err(|error| Deaf::Lost(error.to_string()))?;
+    async fn hear_ourselves(&self, listener: &mut PgListener, own: &str) -> Result<(), ListenFault> {
+        notify(&self.connections, own).await.map_err(|error| ListenFault::Lost(error.to_string()))?;
         let heard = async {
             loop {
                 match listener.try_recv().await {
                     Ok(Some(heard)) if heard.channel() == own => return Ok(()),
                     Ok(Some(_)) => {}
-                    Ok(None) => return Err(Deaf::Lost("the connection that listens was closed".to_owned())),
+                    Ok(None) => return Err(ListenFault::Lost("the connection that listens was closed".to_owned())),
                     Err(error) => return Err(self.lost(error)),
                 }
             }
         };
-        timeout(PING_TIMEOUT, heard).await.unwrap_or(Err(Deaf::Silent))
+        timeout(PING_TIMEOUT, heard).await.unwrap_or(Err(ListenFault::Silent))
     }
 
-    fn lost(&self, error: sqlx::Error) -> Deaf {
-        Deaf::Lost(error.to_string())
+    fn lost(&self, error: sqlx::Error) -> ListenFault {
+        ListenFault::Lost(error.to_string())
     }
 }

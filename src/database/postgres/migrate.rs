@@ -50,10 +50,10 @@ const SAY_EVERY: Duration = Duration::from_secs(30);
 /// How long the server may take for a question that needs no lock.
 const ANSWER: Duration = Duration::from_secs(40);
 /// The pause before looking whether another process has finished.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+const CHECK_EVERY: Duration = Duration::from_millis(200);
 
 /// The number of migrations applied, absent without the table; and the indexes that can be used.
-struct Found {
+struct SchemaState {
     version: Option<usize>,
     indexes: Vec<String>,
 }
@@ -62,19 +62,19 @@ struct Found {
 pub(super) async fn migrate(connections: &Connections) -> Result<Migrated, JobError> {
     let to = MIGRATIONS.len();
     // The usual case takes no lock and needs no permission to create tables.
-    let found = look(connections).await?;
+    let found = schema_state(connections).await?;
     if found.version == Some(to) && missing(&found).is_empty() {
         return Ok(Migrated { from: to, to });
     }
     let connector = connections.connector();
-    let run = Run { connector };
+    let run = MigrationRun { connector };
     refuse_newer(connector, &found)?;
 
     // Held until the end, on a connection of its own.
     let mut guard = connector.connect().await.map_err(|error| connector.error(error))?;
     run.wait_for_turn(&mut guard).await?;
     // Another process may have been faster.
-    let found = look(connections).await?;
+    let found = schema_state(connections).await?;
     refuse_newer(connector, &found)?;
     let from = found.version.unwrap_or_default();
     if from == 0 {
@@ -84,7 +84,7 @@ pub(super) async fn migrate(connections: &Connections) -> Result<Migrated, JobEr
     }
     let mut work = connector.connect().await.map_err(|error| connector.error(error))?;
     run.upgrade(&mut work, from).await?;
-    let found = look(connections).await?;
+    let found = schema_state(connections).await?;
     run.build(&mut work, missing(&found)).await?;
     let _ = super::connect::run(&mut guard, "ROLLBACK".into()).await;
     Ok(Migrated { from, to })
@@ -93,7 +93,7 @@ pub(super) async fn migrate(connections: &Connections) -> Result<Migrated, JobEr
 /// For processes that must not change tables.
 pub(super) async fn require_current(connections: &Connections) -> Result<Migrated, JobError> {
     let (to, connector) = (MIGRATIONS.len(), connections.connector());
-    let found = look(connections).await?;
+    let found = schema_state(connections).await?;
     refuse_newer(connector, &found)?;
     match found.version {
         Some(version) if version == to => Ok(Migrated { from: to, to }),
@@ -109,12 +109,12 @@ pub(super) async fn require_current(connections: &Connections) -> Result<Migrate
 
 /// The version of the tables; absent without any. Those of a newer version are refused.
 pub(super) async fn version(connections: &Connections) -> Result<Option<usize>, JobError> {
-    let found = look(connections).await?;
+    let found = schema_state(connections).await?;
     refuse_newer(connections.connector(), &found)?;
     Ok(found.version)
 }
 
-fn refuse_newer(connector: &Connector, found: &Found) -> Result<(), JobError> {
+fn refuse_newer(connector: &Connector, found: &SchemaState) -> Result<(), JobError> {
     match found.version {
         Some(version) if version > MIGRATIONS.len() => Err(JobError::database(format!(
             "{}: was written by a newer acetate (schema {version}, this one knows {}); update acetate, or name another \
@@ -126,7 +126,7 @@ fn refuse_newer(connector: &Connector, found: &Found) -> Result<(), JobError> {
     }
 }
 
-async fn look(connections: &Connections) -> Result<Found, JobError> {
+async fn schema_state(connections: &Connections) -> Result<SchemaState, JobError> {
     // Only in the schema that would be written to, not in another one further down the search path.
     let known = sqlx::query(
         "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = current_schema() AND tablename = 'acetate_schema') AS known,
@@ -135,17 +135,17 @@ async fn look(connections: &Connections) -> Result<Found, JobError> {
     );
     let wrong = |error: sqlx::Error| JobError::database(error.to_string()).caused_by(error);
     let rows = connections.run(known).await?.rows;
-    let Some(row) = rows.first() else { return Ok(Found { version: None, indexes: Vec::new() }) };
+    let Some(row) = rows.first() else { return Ok(SchemaState { version: None, indexes: Vec::new() }) };
     let indexes = row.try_get("indexes").map_err(wrong)?;
     if !row.try_get::<bool, _>("known").map_err(wrong)? {
-        return Ok(Found { version: None, indexes });
+        return Ok(SchemaState { version: None, indexes });
     }
     let rows = connections.run(sqlx::query("SELECT version FROM acetate_schema")).await?.rows;
     let version = rows.first().map(|row| row.try_get::<i64, _>(0)).transpose().map_err(wrong)?;
-    Ok(Found { version: version.map(|version| usize::try_from(version).unwrap_or_default()), indexes })
+    Ok(SchemaState { version: version.map(|version| usize::try_from(version).unwrap_or_default()), indexes })
 }
 
-fn missing(found: &Found) -> Vec<Index> {
+fn missing(found: &SchemaState) -> Vec<Index> {
     let mut indexes = indexes::of(&MIGRATIONS);
     indexes.retain(|index| !found.indexes.contains(&index.name));
     indexes
@@ -167,11 +167,11 @@ async fn with_progress_log<T>(connector: &Connector, what: &str, work: impl Futu
 }
 
 /// One run of the migrations.
-struct Run<'a> {
+struct MigrationRun<'a> {
     connector: &'a Connector,
 }
 
-impl Run<'_> {
+impl MigrationRun<'_> {
     /// Takes the lock of migrations in this schema, in a transaction that stays open. It neither queues nor waits in a
     /// transaction, so that nothing waits behind it.
     async fn wait_for_turn(&self, guard: &mut PgConnection) -> Result<(), JobError> {
@@ -197,7 +197,7 @@ impl Run<'_> {
                 info!("another process is migrating the tables; waiting for it");
                 told = true;
             }
-            sleep(LOOK_EVERY).await;
+            sleep(CHECK_EVERY).await;
         }
     }
 

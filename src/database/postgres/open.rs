@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     database::{
-        Actor, Changes, ConnectionCounts, DatabaseOptions, DispatchRules, JobStore, Looked, Migrated, OutboxMode,
+        Actor, Changes, ConnectionCounts, DatabaseOptions, DispatchRules, Inspected, JobStore, Migrated, OutboxMode,
         PostgresUrl,
         notify::{AbortOnDrop, Signal},
     },
@@ -64,22 +64,32 @@ impl PostgresJobStore {
     }
 
     /// Connects to tables that exist, and changes nothing.
-    pub async fn look(url: &PostgresUrl, mode: OutboxMode, options: &DatabaseOptions) -> Result<Looked, JobError> {
+    pub async fn inspect(
+        url: &PostgresUrl,
+        mode: OutboxMode,
+        options: &DatabaseOptions,
+    ) -> Result<Inspected, JobError> {
         let connections = connected(url, options).await?;
         let needs = MIGRATIONS.len();
-        let looked = match version(&connections).await? {
+        let inspected = match version(&connections).await? {
             Some(has) if has == needs => {
                 let migrated = Migrated { from: has, to: needs };
-                return Ok(Looked::Tables(JobStore::Postgres(Self::with(connections, migrated, url, mode, options))));
+                return Ok(Inspected::Tables(JobStore::Postgres(Self::with(
+                    connections,
+                    migrated,
+                    url,
+                    mode,
+                    options,
+                ))));
             }
-            Some(has) => Looked::Older { has, needs },
+            Some(has) => Inspected::Older { has, needs },
             None => {
                 let sql = format!("CREATE TABLE \"acetate check {}\" (at BIGINT)", JobId::new());
-                Looked::Nothing(connections.try_to_write(&sql).await)
+                Inspected::Nothing(connections.try_to_write(&sql).await)
             }
         };
         let _ = timeout(CLOSE_TIMEOUT, connections.close()).await;
-        Ok(looked)
+        Ok(inspected)
     }
 
     fn with(
@@ -90,7 +100,7 @@ impl PostgresJobStore {
         options: &DatabaseOptions,
     ) -> Self {
         let signal = Signal::default();
-        let helpers = [listen::tell_others(connections.clone(), signal.own()), look_after(connections.clone())];
+        let helpers = [listen::tell_others(connections.clone(), signal.own()), maintain(connections.clone())];
         let listening = Listener::new(connections.clone(), options.listen.as_ref());
         Self {
             connections,
@@ -205,7 +215,7 @@ async fn connected(url: &PostgresUrl, options: &DatabaseOptions) -> Result<Conne
     Ok(connections)
 }
 
-fn look_after(connections: Connections) -> AbortOnDrop {
+fn maintain(connections: Connections) -> AbortOnDrop {
     AbortOnDrop(tokio::spawn(async move {
         loop {
             tokio::time::sleep(CARE_EVERY).await;

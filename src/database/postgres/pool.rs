@@ -40,9 +40,9 @@ const LIFETIME: Duration = Duration::from_secs(30 * 60);
 
 /// Clones share the connections.
 #[derive(Clone)]
-pub(super) struct Connections(Arc<Inner>);
+pub(super) struct Connections(Arc<PoolInner>);
 
-struct Inner {
+struct PoolInner {
     pool: managed::Pool<Manager>,
     most: u32,
     /// Why the last write failed; absent if it succeeded.
@@ -53,13 +53,13 @@ struct Inner {
 
 /// What a statement returned.
 #[derive(Default)]
-pub(super) struct Answer {
+pub(super) struct StatementResult {
     pub(super) rows: Vec<PgRow>,
     pub(super) affected: u64,
 }
 
 /// Something to run once, and again on another connection.
-enum Work<'a> {
+enum PoolStatement<'a> {
     Statement {
         sql: SqlStr,
         arguments: PgArguments,
@@ -81,7 +81,7 @@ impl Connections {
             .runtime(deadpool::Runtime::Tokio1)
             .build()
             .map_err(|error| JobError::database(error.to_string()))?;
-        let inner = Inner {
+        let inner = PoolInner {
             pool,
             most,
             last_write: Mutex::default(),
@@ -101,11 +101,11 @@ impl Connections {
 
     /// Runs one statement, which is its own transaction. Statements are made to be repeated: if the connection turns
     /// out to be useless, this runs it once more on a new one.
-    pub(super) async fn run(&self, mut query: Query<'_, Postgres, PgArguments>) -> Result<Answer, JobError> {
+    pub(super) async fn run(&self, mut query: Query<'_, Postgres, PgArguments>) -> Result<StatementResult, JobError> {
         let arguments = query.take_arguments().map_err(|error| self.wrong(sqlx::Error::Encode(error)))?;
         let sql = query.sql();
         let writes = !sql.as_str().trim_start_matches('(').starts_with("SELECT");
-        let result = self.work(Work::Statement { sql, arguments: arguments.unwrap_or_default() }).await;
+        let result = self.work(PoolStatement::Statement { sql, arguments: arguments.unwrap_or_default() }).await;
         if writes {
             self.note(result.as_ref().err());
         }
@@ -114,7 +114,7 @@ impl Connections {
 
     /// Runs statements that write, and rolls them back.
     pub(super) async fn try_to_write(&self, sql: &str) -> Result<(), JobError> {
-        let result = self.work(Work::Trial(sql)).await.map(drop);
+        let result = self.work(PoolStatement::Trial(sql)).await.map(drop);
         self.note(result.as_ref().err());
         result
     }
@@ -131,7 +131,7 @@ impl Connections {
         }
     }
 
-    async fn work(&self, work: Work<'_>) -> Result<Answer, JobError> {
+    async fn work(&self, work: PoolStatement<'_>) -> Result<StatementResult, JobError> {
         let (mut last_try, mut conflicts) = (false, 0);
         loop {
             let mut lent = self.lend().await?;
@@ -185,8 +185,8 @@ impl Connections {
         }
     }
 
-    /// A connection that is alive. It is closed unless [`Lent::give_back`] is called, also when the caller is dropped in
-    /// the middle of a transaction.
+    /// A connection that is alive. It is closed unless [`Lent::give_back`] is called, also when the caller is dropped
+    /// in the middle of a transaction.
     pub(super) async fn lend(&self) -> Result<Lent, JobError> {
         let url = &self.connector().url;
         match self.0.pool.get().await {
@@ -245,10 +245,14 @@ impl fmt::Debug for Connections {
     }
 }
 
-impl Work<'_> {
+impl PoolStatement<'_> {
     /// After an error, also whether the connection is in no transaction.
-    async fn once(&self, connection: &mut PgConnection, sessions: &Sessions) -> Result<Answer, (sqlx::Error, bool)> {
-        if let Work::Statement { sql, arguments } = self
+    async fn once(
+        &self,
+        connection: &mut PgConnection,
+        sessions: &Sessions,
+    ) -> Result<StatementResult, (sqlx::Error, bool)> {
+        if let PoolStatement::Statement { sql, arguments } = self
             && sessions.mode() == Mode::Own
         {
             return ask(connection, sql, arguments, true).await.map_err(|error| (error, true));
@@ -256,13 +260,13 @@ impl Work<'_> {
         let (tried, end) = match run(connection, sessions.begin()).await {
             Err(error) => (Err(error), "ROLLBACK"),
             Ok(()) => match self {
-                Work::Statement { sql, arguments } => match ask(connection, sql, arguments, false).await {
+                PoolStatement::Statement { sql, arguments } => match ask(connection, sql, arguments, false).await {
                     Ok(answer) => (Ok(answer), "COMMIT"),
                     Err(error) => (Err(error), "ROLLBACK"),
                 },
-                Work::Trial(sql) => {
+                PoolStatement::Trial(sql) => {
                     let tried = sqlx::raw_sql(AssertSqlSafe(*sql)).execute(&mut *connection).await;
-                    (tried.map(|_| Answer::default()), "ROLLBACK")
+                    (tried.map(|_| StatementResult::default()), "ROLLBACK")
                 }
             },
         };
@@ -280,9 +284,9 @@ async fn ask(
     sql: &SqlStr,
     arguments: &PgArguments,
     named: bool,
-) -> Result<Answer, sqlx::Error> {
+) -> Result<StatementResult, sqlx::Error> {
     let query = sqlx::query_with::<Postgres, _>(sql.clone(), arguments.clone()).persistent(named);
-    let mut answer = Answer::default();
+    let mut answer = StatementResult::default();
     let mut steps = connection.fetch_many(query);
     while let Some(step) = steps.try_next().await? {
         match step {

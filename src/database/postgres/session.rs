@@ -1,8 +1,8 @@
 //! Sessions: whether a connection keeps the same one, and the settings that ours need.
 //!
-//! A pooler in transaction mode gives each transaction any session of the server. What is set or prepared in one is then
-//! missing in the next, or disturbs somebody else. So there each statement is a transaction with its own settings, and
-//! nothing is prepared under a name.
+//! A pooler in transaction mode gives each transaction any session of the server. What is set or prepared in one is
+//! then missing in the next, or disturbs another client. So there each statement is a transaction with its own
+//! settings, and nothing is prepared under a name.
 
 use std::{
     sync::{

@@ -2,7 +2,7 @@
 
 use super::migrate::MIGRATIONS;
 
-/// How the message about tables that somebody dropped begins.
+/// How the message about tables that were dropped begins.
 pub(super) const MISSING: &str = "there are no longer the tables ";
 
 /// All tables that acetate writes, from the migrations: a new one cannot be forgotten.
@@ -20,8 +20,8 @@ pub(super) fn tables() -> Vec<&'static str> {
     tables
 }
 
-/// A statement that fails as the server would, with all tables at once. It asks for the rights, because a statement that
-/// changes no row would have to name the columns of each table.
+/// A statement that fails as the server would, with all tables at once. It asks for the rights, because a statement
+/// that changes no row would have to name the columns of each table.
 pub(super) fn check_rights() -> String {
     let names: Vec<String> = tables().iter().map(|table| format!("'{table}'")).collect();
     let names = names.join(", ");

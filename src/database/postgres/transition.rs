@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{actions::noted, open::PostgresJobStore};
 use crate::{
     database::{
-        Action, Beat, CancelOutcome, Fenced, JobRow, LeaseState, Published, RetryOutcome, Subject,
+        Action, CancelOutcome, Fenced, HeartbeatReply, JobRow, LeaseState, Published, RetryOutcome, Subject,
         row_mapping::{Columns, job_columns, milliseconds, read_job, timestamp, to_json},
         transitions::{Ending, Transition, overtaken},
     },
@@ -75,7 +75,7 @@ impl PostgresJobStore {
         epoch: Epoch,
         lease: Duration,
         progress: Option<&Progress>,
-    ) -> Result<Fenced<Beat>, JobError> {
+    ) -> Result<Fenced<HeartbeatReply>, JobError> {
         let sequence = progress.map_or(0, |progress| i64::try_from(progress.sequence).unwrap_or(i64::MAX));
         let beat = sqlx::query(
             "UPDATE jobs
@@ -91,7 +91,7 @@ impl PostgresJobStore {
         .bind(sequence)
         .bind(progress.map(to_json).transpose()?);
         match self.one(beat).await? {
-            Some(row) => Ok(Fenced::Held(Beat { cancel_requested: row.flag("cancel_requested")? })),
+            Some(row) => Ok(Fenced::Held(HeartbeatReply { cancel_requested: row.flag("cancel_requested")? })),
             None => Ok(Fenced::Lost),
         }
     }

@@ -8,7 +8,7 @@ use super::open::{SqliteJobStore, database, now_ms};
 use crate::{
     database::{
         Action, ActionFilter, ActionPage, Actor, Subject, Submissions,
-        actions::{ACTION_COLUMNS, Note, action_page, read_submissions},
+        actions::{ACTION_COLUMNS, AuditEntry, action_page, read_submissions},
         row_mapping::milliseconds,
     },
     job::{JobError, JobId},
@@ -25,7 +25,7 @@ impl SqliteJobStore {
     }
 
     /// The entry of an action; absent without an actor.
-    pub(super) fn note(&self, action: Action, subject: Subject<'_>) -> Option<Note> {
+    pub(super) fn note(&self, action: Action, subject: Subject<'_>) -> Option<AuditEntry> {
         self.actor.as_ref().map(|actor| actor.note(action, subject, None))
     }
 
@@ -113,12 +113,16 @@ impl SqliteJobStore {
 }
 
 /// Writes the entry of a change of so many jobs, if there were any, in the transaction of the change.
-pub(super) async fn write_note(tx: &mut SqliteConnection, note: Option<Note>, jobs: u64) -> Result<(), JobError> {
+pub(super) async fn write_note(tx: &mut SqliteConnection, note: Option<AuditEntry>, jobs: u64) -> Result<(), JobError> {
     write_entry(tx, note.filter(|_| jobs > 0), jobs).await
 }
 
 /// Like [`write_note`], for actions that are not about jobs.
-pub(super) async fn write_entry(tx: &mut SqliteConnection, note: Option<Note>, jobs: u64) -> Result<(), JobError> {
+pub(super) async fn write_entry(
+    tx: &mut SqliteConnection,
+    note: Option<AuditEntry>,
+    jobs: u64,
+) -> Result<(), JobError> {
     let Some(note) = note else { return Ok(()) };
     let mut query = sqlx::query(
         "INSERT INTO actions (operation, actor, address, action, job, batch, detail, at, jobs)

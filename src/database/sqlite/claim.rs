@@ -11,7 +11,7 @@ use crate::{
     database::{
         Claim, ClaimRules, JobRow,
         row_mapping::{after, job_columns, read_job},
-        transitions::{Standing, Transition, exhausted, is_conflict, standing},
+        transitions::{ClaimRefusal, Transition, exhausted, is_conflict, standing},
     },
     job::{JobError, JobId, JobState},
 };
@@ -32,16 +32,16 @@ impl SqliteJobStore {
         }
         let now = now_ms();
         let (state, error) = match standing(&row, now, rules) {
-            Standing::Ended => return Ok(Claim::Ended(Box::new(row))),
-            Standing::NotYet => {
+            ClaimRefusal::Ended => return Ok(Claim::Ended(Box::new(row))),
+            ClaimRefusal::NotYet => {
                 ensure_dispatch(tx, &row, self.mode).await?;
                 return Ok(Claim::NotBefore(row.available_at));
             }
-            Standing::Held => {
+            ClaimRefusal::Held => {
                 let worker = row.worker.unwrap_or_default();
                 return Ok(Claim::Held { worker, until: row.lease_until.unwrap_or_default() });
             }
-            Standing::Free { .. } => {
+            ClaimRefusal::Free { .. } => {
                 return match hold(tx, &row, now, &self.rules).await? {
                     Some(hold) => {
                         put_back(tx, &row, hold, self.mode).await?;
@@ -50,8 +50,8 @@ impl SqliteJobStore {
                     None => take(tx, &row, now, rules).await,
                 };
             }
-            Standing::Cancelled => (JobState::Cancelled, JobError::Cancelled),
-            Standing::Exhausted => (JobState::Failed, exhausted(&row)),
+            ClaimRefusal::Cancelled => (JobState::Cancelled, JobError::Cancelled),
+            ClaimRefusal::Exhausted => (JobState::Failed, exhausted(&row)),
         };
         let transition = Transition::end(row, state, &error, now, self.mode)?;
         write(tx, &transition).await?;

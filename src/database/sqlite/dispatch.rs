@@ -8,7 +8,7 @@ use sqlx::SqliteConnection;
 
 use super::{
     open::{database, now_ms},
-    shares::{Look, Turns, Waiting},
+    shares::{Backlog, ShareSearch, Turns},
     transition::{arrived, send},
 };
 use crate::{
@@ -44,17 +44,17 @@ pub(super) async fn next_dispatches(
         None => i64::MAX / 2,
     };
     let (mut chosen, limit) = (Vec::new(), i64::from(limit));
-    let mut busy = Busy::read(tx, now).await?;
+    let mut busy = InFlight::read(tx, now).await?;
     for kind in JobKind::ALL {
         let left = limit - i64::try_from(chosen.len()).unwrap_or(limit);
         let room = (window - busy.sent(kind)).min(left);
         if left <= 0 || room < least_room(window).min(left) || paused.kinds.contains(&kind.to_string()) {
             continue;
         }
-        let waiting = Waiting::Outbox(kind);
+        let waiting = Backlog::Outbox(kind);
         let (connection, most) = (&mut *tx, room);
-        let mut look = Look { connection, waiting, turns, paused: &paused, busy: &busy, rules, now, most };
-        let shares = look.shares().await?;
+        let mut search = ShareSearch { connection, waiting, turns, paused: &paused, busy: &busy, rules, now, most };
+        let shares = search.shares().await?;
         for (id, tenant) in in_turn(&shares, &busy.tenants, rules, usize::try_from(room).unwrap_or_default()) {
             *busy.tenants.entry(tenant).or_default() += 1;
             chosen.push(id);
@@ -75,10 +75,10 @@ pub(super) async fn next_jobs(
     if paused.all {
         return Ok(Vec::new());
     }
-    let busy = Busy::read(reader, now).await?;
-    let (connection, waiting, most) = (reader, Waiting::Rows, i64::from(limit));
-    let mut look = Look { connection, waiting, turns, paused: &paused, busy: &busy, rules, now, most };
-    let shares = look.shares().await?;
+    let busy = InFlight::read(reader, now).await?;
+    let (connection, waiting, most) = (reader, Backlog::Rows, i64::from(limit));
+    let mut search = ShareSearch { connection, waiting, turns, paused: &paused, busy: &busy, rules, now, most };
+    let shares = search.shares().await?;
     let most = usize::try_from(limit).unwrap_or(usize::MAX);
     Ok(in_turn(&shares, &busy.tenants, rules, most).into_iter().map(|(id, _)| id).collect())
 }
@@ -159,7 +159,7 @@ impl Paused {
 
 /// The jobs that are dispatched or running.
 #[derive(Default)]
-pub(super) struct Busy {
+pub(super) struct InFlight {
     /// By kind, tenant and batch.
     shares: BTreeMap<(String, String, String), i64>,
     tenants: BTreeMap<String, i64>,
@@ -167,7 +167,7 @@ pub(super) struct Busy {
     sent: BTreeMap<String, i64>,
 }
 
-impl Busy {
+impl InFlight {
     async fn read(connection: &mut SqliteConnection, now: i64) -> Result<Self, JobError> {
         let rows = sqlx::query(
             "SELECT kind, IFNULL(tenant, '') AS tenant, IFNULL(batch, '') AS batch, 0 AS sent, COUNT(*) AS jobs FROM jobs
@@ -197,20 +197,20 @@ impl Busy {
     }
 
     /// The jobs of one tenant and batch, of the kind that waits.
-    pub(super) fn of(&self, waiting: &Waiting, tenant: &str, batch: &str) -> i64 {
+    pub(super) fn of(&self, waiting: &Backlog, tenant: &str, batch: &str) -> i64 {
         let key = |kind: JobKind| (kind.to_string(), tenant.to_owned(), batch.to_owned());
         let jobs = |kind: JobKind| self.shares.get(&key(kind)).copied().unwrap_or_default();
         match waiting {
-            Waiting::Outbox(kind) => jobs(*kind),
-            Waiting::Rows => JobKind::ALL.into_iter().map(jobs).sum(),
+            Backlog::Outbox(kind) => jobs(*kind),
+            Backlog::Rows => JobKind::ALL.into_iter().map(jobs).sum(),
         }
     }
 
     /// The tenants and batches that have some of the kind that waits.
-    pub(super) fn names(&self, waiting: &Waiting) -> impl Iterator<Item = (String, String)> {
+    pub(super) fn names(&self, waiting: &Backlog) -> impl Iterator<Item = (String, String)> {
         let belongs = |kind: &str| match waiting {
-            Waiting::Outbox(this) => this.as_str() == kind,
-            Waiting::Rows => true,
+            Backlog::Outbox(this) => this.as_str() == kind,
+            Backlog::Rows => true,
         };
         self.shares
             .keys()

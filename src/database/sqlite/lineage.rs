@@ -17,12 +17,12 @@ impl SqliteJobStore {
         Lineage::read(&query.fetch_one(&self.readers).await.map_err(database)?)
     }
 
-    pub async fn lives_on(&self) -> Result<Timestamp, JobError> {
+    pub async fn record_alive(&self) -> Result<Timestamp, JobError> {
         let query = sqlx::query("UPDATE lineage SET alive_at = MAX(alive_at, ?) RETURNING alive_at").bind(now_ms());
         query.fetch_one(&self.writer).await.map_err(database)?.time("alive_at")
     }
 
-    pub async fn hold_all(&self, reason: &str) -> Result<(), JobError> {
+    pub async fn pause_all(&self, reason: &str) -> Result<(), JobError> {
         let note = self.actor.as_ref().map(|actor| actor.note_of_queue(Action::Paused, &Scope::All));
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
         sqlx::query(

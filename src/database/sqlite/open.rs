@@ -16,7 +16,7 @@ use sqlx::{
 use super::shares::Turns;
 use crate::{
     database::{
-        Actor, Changes, DatabaseOptions, DispatchRules, JobStore, Looked, Migrated, OutboxMode, notify::Signal,
+        Actor, Changes, DatabaseOptions, DispatchRules, Inspected, JobStore, Migrated, OutboxMode, notify::Signal,
     },
     job::{JobError, JobId},
 };
@@ -79,9 +79,9 @@ impl SqliteJobStore {
     }
 
     /// Opens a file that has the tables, and changes nothing.
-    pub async fn look(path: &Path, mode: OutboxMode, options: &DatabaseOptions) -> Result<Looked, JobError> {
+    pub async fn inspect(path: &Path, mode: OutboxMode, options: &DatabaseOptions) -> Result<Inspected, JobError> {
         if !path.try_exists().map_err(|error| at(path, error.to_string()))? {
-            return Ok(Looked::Nothing(can_be_made(path)));
+            return Ok(Inspected::Nothing(can_be_made(path)));
         }
         let file = settings(SqliteConnectOptions::new().filename(path));
         let writer = connect(&file).await.map_err(|error| at(path, explain(&error)))?;
@@ -91,10 +91,10 @@ impl SqliteJobStore {
         if has == needs {
             let migrated = Migrated { from: has, to: needs };
             let store = Self::with(writer, file, migrated, path, mode, options);
-            return Ok(Looked::Tables(JobStore::Sqlite(store)));
+            return Ok(Inspected::Tables(JobStore::Sqlite(store)));
         }
         writer.close().await;
-        Ok(if has == 0 { Looked::Nothing(can_be_made(path)) } else { Looked::Older { has, needs } })
+        Ok(if has == 0 { Inspected::Nothing(can_be_made(path)) } else { Inspected::Older { has, needs } })
     }
 
     /// Tables without rows in memory, under the name of a file that does not exist yet.
@@ -259,13 +259,16 @@ fn explain(error: &sqlx::Error) -> String {
         other => other.to_string(),
     };
     let hint = match text.as_str() {
-        "unable to open database file" => "; is the folder writable?",
-        "file is not a database" => "; name another file with ACETATE__STATUS__URL, or move this one away",
-        "database is locked" => "; another acetate process has been writing for more than 10 seconds",
-        "database or disk is full" => "; free some space and try again",
-        _ => "",
+        "unable to open database file" => "is the folder writable?",
+        "file is not a database" => "name another file with ACETATE__STATUS__URL, or move this one away",
+        "database is locked" => {
+            let seconds = BUSY_TIMEOUT.as_secs();
+            return format!("{text}; another acetate process has been writing for more than {seconds} seconds");
+        }
+        "database or disk is full" => "free some space and try again",
+        _ => return text,
     };
-    format!("{text}{hint}")
+    format!("{text}; {hint}")
 }
 
 pub(super) fn now_ms() -> i64 {

@@ -81,7 +81,7 @@ impl SqliteJobStore {
         Ok(pauses)
     }
 
-    pub async fn worker_lives(&self, name: &str, slots: u32) -> Result<(), JobError> {
+    pub async fn record_worker(&self, name: &str, slots: u32) -> Result<(), JobError> {
         let now = now_ms();
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
         sqlx::query("DELETE FROM workers WHERE seen_at < ?")
@@ -104,7 +104,7 @@ impl SqliteJobStore {
         tx.commit().await.map_err(database)
     }
 
-    pub async fn worker_leaves(&self, name: &str) -> Result<(), JobError> {
+    pub async fn remove_worker(&self, name: &str) -> Result<(), JobError> {
         let gone = sqlx::query("DELETE FROM workers WHERE name = ?").bind(name);
         gone.execute(&self.writer).await.map_err(database)?;
         Ok(())

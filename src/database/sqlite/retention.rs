@@ -10,7 +10,7 @@ use super::{
 use crate::{
     database::{
         Action, PrunePage, PruneRules, Subject, SweepCursor,
-        actions::Note,
+        actions::AuditEntry,
         retention::{prune_page, pruned_columns},
         row_mapping::{Columns, timestamp, to_json},
     },
@@ -58,7 +58,7 @@ impl SqliteJobStore {
         self.remove(ids, |_| self.note(Action::Pruned, Subject::Many(batch))).await
     }
 
-    async fn remove(&self, ids: &[JobId], note: impl Fn(&[JobId]) -> Option<Note>) -> Result<u64, JobError> {
+    async fn remove(&self, ids: &[JobId], note: impl Fn(&[JobId]) -> Option<AuditEntry>) -> Result<u64, JobError> {
         let mut forgotten = 0;
         for chunk in ids.chunks(CHUNK) {
             let note = note(chunk);

@@ -1,8 +1,9 @@
 //! The waiting jobs that may have their turn next, without a look at every batch.
 //!
-//! A share is what waits of one priority, tenant and batch. Each priority is looked at on its own: first the oldest jobs,
-//! which are enough if many of them are the first of a share that has none dispatched or running; then a part of the
-//! shares, if a large one hides the others. The next look goes on where that one ended, so that all have their turn.
+//! A share is what waits of one priority, tenant and batch. Each priority is looked at on its own: first the oldest
+//! jobs, which are enough if many of them are the first of a share that has none dispatched or running; then a part of
+//! the shares, if a large one hides the others. The next look goes on where that one ended, so that all have their
+//! turn.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +13,7 @@ use std::{
 use sqlx::{Sqlite, SqliteConnection, query::Query, sqlite::SqliteArguments};
 
 use super::{
-    dispatch::{Busy, Paused},
+    dispatch::{InFlight, Paused},
     open::database,
 };
 use crate::{
@@ -24,20 +25,20 @@ use crate::{
 const MORE: i64 = 256;
 
 /// A tenant and a batch.
-type Name = (String, String);
+type ShareName = (String, String);
 type Statement<'a> = Query<'a, Sqlite, SqliteArguments>;
 
 /// Where the next look at the shares of a kind and priority goes on.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Turns(Arc<Mutex<BTreeMap<(&'static str, i64), Name>>>);
+pub(super) struct Turns(Arc<Mutex<BTreeMap<(&'static str, i64), ShareName>>>);
 
 impl Turns {
-    fn of(&self, place: (&'static str, i64)) -> Option<Name> {
+    fn of(&self, place: (&'static str, i64)) -> Option<ShareName> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&place).cloned()
     }
 
     /// Without a share, from the first one.
-    fn set(&self, place: (&'static str, i64), next: Option<Name>) {
+    fn set(&self, place: (&'static str, i64), next: Option<ShareName>) {
         let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match next {
             Some(next) => drop(turns.insert(place, next)),
@@ -48,13 +49,13 @@ impl Turns {
 
 /// Where jobs wait.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Waiting {
+pub(super) enum Backlog {
     /// In the outbox, for the queue of this kind.
     Outbox(JobKind),
     Rows,
 }
 
-impl Waiting {
+impl Backlog {
     fn name(self) -> &'static str {
         match self {
             Self::Outbox(kind) => kind.as_str(),
@@ -64,37 +65,37 @@ impl Waiting {
 }
 
 /// An id and its tenant: the message's number, or the job's id.
-pub(super) trait Id: Clone + Ord {
+pub(super) trait WaitingId: Clone + Ord {
     fn read(row: &sqlx::sqlite::SqliteRow) -> Result<Self, JobError>;
 }
 
-impl Id for i64 {
+impl WaitingId for i64 {
     fn read(row: &sqlx::sqlite::SqliteRow) -> Result<Self, JobError> {
         row.number("waiting")
     }
 }
 
-impl Id for String {
+impl WaitingId for String {
     fn read(row: &sqlx::sqlite::SqliteRow) -> Result<Self, JobError> {
         row.text("waiting")
     }
 }
 
 /// A search for `most` jobs.
-pub(super) struct Look<'a> {
+pub(super) struct ShareSearch<'a> {
     pub(super) connection: &'a mut SqliteConnection,
-    pub(super) waiting: Waiting,
+    pub(super) waiting: Backlog,
     pub(super) turns: &'a Turns,
     pub(super) paused: &'a Paused,
-    pub(super) busy: &'a Busy,
+    pub(super) busy: &'a InFlight,
     pub(super) rules: &'a DispatchRules,
     pub(super) now: i64,
     pub(super) most: i64,
 }
 
-impl Look<'_> {
+impl ShareSearch<'_> {
     /// Shares with their first jobs; the next `most` jobs in turn are among them.
-    pub(super) async fn shares<T: Id>(&mut self) -> Result<Vec<Share<(T, String)>>, JobError> {
+    pub(super) async fn shares<T: WaitingId>(&mut self) -> Result<Vec<Share<(T, String)>>, JobError> {
         let (mut shares, mut left) = (Vec::new(), self.most);
         let mut last = None;
         while left > 0
@@ -110,13 +111,17 @@ impl Look<'_> {
         Ok(shares)
     }
 
-    async fn of_priority<T: Id>(&mut self, priority: i64, most: i64) -> Result<Vec<Share<(T, String)>>, JobError> {
-        let look = 2 * most + 16;
-        let (arrived, mut names) = self.oldest(priority, look).await?;
+    async fn of_priority<T: WaitingId>(
+        &mut self,
+        priority: i64,
+        most: i64,
+    ) -> Result<Vec<Share<(T, String)>>, JobError> {
+        let wanted = 2 * most + 16;
+        let (arrived, mut names) = self.oldest(priority, wanted).await?;
         if arrived == 0 {
             return Ok(Vec::new());
         }
-        if arrived == look && self.idle(&names) < most {
+        if arrived == wanted && self.idle(&names) < most {
             names.extend(self.some(priority, MORE + 2 * most).await?);
         }
         names.extend(self.busy.names(&self.waiting));
@@ -144,7 +149,7 @@ impl Look<'_> {
     }
 
     /// How many of these shares have no job dispatched or running, and may have one.
-    fn idle(&self, names: &BTreeSet<Name>) -> i64 {
+    fn idle(&self, names: &BTreeSet<ShareName>) -> i64 {
         let mut of_tenants = BTreeMap::<&str, i64>::new();
         for (tenant, batch) in names {
             if self.busy.of(&self.waiting, tenant, batch) == 0 && !self.paused.concerns("", batch) {
@@ -165,7 +170,7 @@ impl Look<'_> {
     }
 
     /// Some shares in the order of the index, from where the last look ended.
-    async fn some(&mut self, priority: i64, most: i64) -> Result<Vec<Name>, JobError> {
+    async fn some(&mut self, priority: i64, most: i64) -> Result<Vec<ShareName>, JobError> {
         let place = (self.waiting.name(), priority);
         let began = self.turns.of(place);
         let (mut names, mut last, mut wrapped) = (Vec::new(), began.clone(), began.is_none());
@@ -194,16 +199,16 @@ impl Look<'_> {
 }
 
 /// The statements.
-impl Look<'_> {
+impl ShareSearch<'_> {
     async fn next_priority(&mut self, last: Option<i64>) -> Result<Option<i64>, JobError> {
         let statement = match self.waiting {
-            Waiting::Outbox(kind) => sqlx::query(
+            Backlog::Outbox(kind) => sqlx::query(
                 "SELECT MAX(priority) AS priority FROM outbox
                   WHERE topic = 'dispatch' AND taken_until IS NULL AND kind = ?2 AND priority < ?1",
             )
             .bind(last.unwrap_or(i64::MAX))
             .bind(kind.as_str()),
-            Waiting::Rows => {
+            Backlog::Rows => {
                 sqlx::query("SELECT MAX(priority) AS priority FROM jobs WHERE state = 'queued' AND priority < ?1")
                     .bind(last.unwrap_or(i64::MAX))
             }
@@ -212,10 +217,10 @@ impl Look<'_> {
     }
 
     /// The number of the oldest jobs that are due, at most `most`, and their shares.
-    async fn oldest(&mut self, priority: i64, most: i64) -> Result<(i64, BTreeSet<Name>), JobError> {
+    async fn oldest(&mut self, priority: i64, most: i64) -> Result<(i64, BTreeSet<ShareName>), JobError> {
         let kinds = self.paused.kinds_as_json();
         let statement = match self.waiting {
-            Waiting::Outbox(kind) => sqlx::query(
+            Backlog::Outbox(kind) => sqlx::query(
                 "SELECT tenant, batch, COUNT(*) AS jobs FROM (
                     SELECT tenant, batch FROM outbox
                      WHERE topic = 'dispatch' AND taken_until IS NULL AND kind = ?4 AND priority = ?1
@@ -227,7 +232,7 @@ impl Look<'_> {
             .bind(self.now)
             .bind(most)
             .bind(kind.as_str()),
-            Waiting::Rows => sqlx::query(
+            Backlog::Rows => sqlx::query(
                 "SELECT tenant, batch, COUNT(*) AS jobs FROM (
                     SELECT IFNULL(tenant, '') AS tenant, IFNULL(batch, '') AS batch FROM jobs
                      WHERE state = 'queued' AND priority = ?1 AND available_at <= ?2
@@ -250,15 +255,15 @@ impl Look<'_> {
     }
 
     /// The first jobs of a share that are due.
-    async fn heads<T: Id>(
+    async fn heads<T: WaitingId>(
         &mut self,
         priority: i64,
-        (tenant, batch): &Name,
+        (tenant, batch): &ShareName,
         most: i64,
     ) -> Result<Vec<((T, String), i64)>, JobError> {
         let kinds = self.paused.kinds_as_json();
         let statement = match self.waiting {
-            Waiting::Outbox(kind) => sqlx::query(
+            Backlog::Outbox(kind) => sqlx::query(
                 "SELECT id AS waiting, available_at FROM outbox
                   WHERE topic = 'dispatch' AND taken_until IS NULL AND kind = ?6 AND priority = ?1 AND tenant = ?2
                     AND batch = ?3 AND available_at <= ?4
@@ -270,7 +275,7 @@ impl Look<'_> {
             .bind(self.now)
             .bind(most)
             .bind(kind.as_str()),
-            Waiting::Rows => sqlx::query(
+            Backlog::Rows => sqlx::query(
                 "SELECT id AS waiting, available_at FROM jobs
                   WHERE state = 'queued' AND priority = ?1 AND IFNULL(tenant, '') = ?2 AND IFNULL(batch, '') = ?3
                     AND available_at <= ?4 AND kind NOT IN (SELECT value FROM json_each(?6))
@@ -288,17 +293,17 @@ impl Look<'_> {
     }
 
     /// The share after `last` in the index. A tenant that may not have one more is left out as a whole.
-    async fn next_share(&mut self, priority: i64, last: Option<&Name>) -> Result<Option<Name>, JobError> {
+    async fn next_share(&mut self, priority: i64, last: Option<&ShareName>) -> Result<Option<ShareName>, JobError> {
         let after = last.map(|(tenant, batch)| (tenant, if self.is_full(tenant) { "" } else { batch.as_str() }));
         let statement: Statement<'_> = match (self.waiting, after) {
-            (Waiting::Outbox(kind), None) => sqlx::query(
+            (Backlog::Outbox(kind), None) => sqlx::query(
                 "SELECT tenant, batch FROM outbox
                   WHERE topic = 'dispatch' AND taken_until IS NULL AND kind = ?2 AND priority = ?1
                   ORDER BY tenant DESC, batch DESC LIMIT 1",
             )
             .bind(priority)
             .bind(kind.as_str()),
-            (Waiting::Outbox(kind), Some((tenant, batch))) => sqlx::query(
+            (Backlog::Outbox(kind), Some((tenant, batch))) => sqlx::query(
                 "SELECT tenant, batch FROM outbox
                   WHERE topic = 'dispatch' AND taken_until IS NULL AND kind = ?2 AND priority = ?1
                     AND (tenant, batch) < (?3, ?4)
@@ -308,14 +313,14 @@ impl Look<'_> {
             .bind(kind.as_str())
             .bind(tenant)
             .bind(batch),
-            (Waiting::Rows, None) => sqlx::query(
+            (Backlog::Rows, None) => sqlx::query(
                 "SELECT IFNULL(tenant, '') AS tenant, IFNULL(batch, '') AS batch FROM jobs
                   WHERE state = 'queued' AND priority = ?1
                   ORDER BY IFNULL(tenant, '') DESC, IFNULL(batch, '') DESC LIMIT 1",
             )
             .bind(priority),
             // A comparison of rows would not use the index, which has expressions. The parts are in order.
-            (Waiting::Rows, Some((tenant, batch))) => sqlx::query(
+            (Backlog::Rows, Some((tenant, batch))) => sqlx::query(
                 "SELECT * FROM (
                     SELECT IFNULL(tenant, '') AS tenant, IFNULL(batch, '') AS batch FROM jobs
                      WHERE state = 'queued' AND priority = ?1 AND IFNULL(tenant, '') = ?2 AND IFNULL(batch, '') < ?3

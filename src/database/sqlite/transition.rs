@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{
     database::{
-        Action, Beat, CancelOutcome, Fenced, JobRow, LeaseState, OutboxMode, Published, RetryOutcome, Subject,
+        Action, CancelOutcome, Fenced, HeartbeatReply, JobRow, LeaseState, OutboxMode, Published, RetryOutcome,
+        Subject,
         outbox::Topic,
         row_mapping::{Columns, after, job_columns, read_job, timestamp, to_json},
         transitions::{Ending, Transition},
@@ -74,7 +75,7 @@ impl SqliteJobStore {
         epoch: Epoch,
         lease: Duration,
         progress: Option<&Progress>,
-    ) -> Result<Fenced<Beat>, JobError> {
+    ) -> Result<Fenced<HeartbeatReply>, JobError> {
         let now = now_ms();
         let sequence = progress.map_or(0, |progress| i64::try_from(progress.sequence).unwrap_or(i64::MAX));
         let row = sqlx::query(
@@ -95,7 +96,7 @@ impl SqliteJobStore {
         .await
         .map_err(database)?;
         match row {
-            Some(row) => Ok(Fenced::Held(Beat { cancel_requested: row.flag("cancel_requested")? })),
+            Some(row) => Ok(Fenced::Held(HeartbeatReply { cancel_requested: row.flag("cancel_requested")? })),
             None => Ok(Fenced::Lost),
         }
     }

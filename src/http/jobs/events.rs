@@ -56,7 +56,7 @@ pub struct StateEvent {
         (status = 204, description = "The job has ended, and the client has its last event"),
         (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn events(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> Answer<Response> {
-    let looks = api.watch.follow(id);
+    let states = api.watch.follow(id);
     let row = api.job(id).await?;
     // An id that is not a number is ignored.
     let last: Option<i64> = headers.get("last-event-id").and_then(|value| value.to_str().ok()?.trim().parse().ok());
@@ -65,12 +65,12 @@ pub async fn events(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> A
         // An EventSource does not reconnect after this status.
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let reader = Reader {
+    let reader = EventReader {
         told: if newer { None } else { Some(Arc::new(row.clone())) },
         next: newer.then(|| Arc::new(row)),
         // The database's clock may have been set back since.
         id: last.unwrap_or_default(),
-        looks,
+        states,
         api,
         _counted: Watcher::default(),
     };
@@ -79,9 +79,9 @@ pub async fn events(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> A
     Ok(([("x-accel-buffering", "no")], events).into_response())
 }
 
-struct Reader {
+struct EventReader {
     api: Api,
-    looks: watch::Receiver<Watched>,
+    states: watch::Receiver<Watched>,
     /// The event to send next.
     next: Option<Arc<JobRow>>,
     told: Option<Arc<JobRow>>,
@@ -90,7 +90,7 @@ struct Reader {
     _counted: Watcher,
 }
 
-impl Reader {
+impl EventReader {
     fn into_stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
         stream::unfold(self, |mut reader| async move {
             let event = reader.event().await?;
@@ -139,11 +139,11 @@ impl Reader {
         loop {
             let stop = self.api.parts.stop.clone();
             tokio::select! {
-                changed = self.looks.changed() => changed.ok()?,
+                changed = self.states.changed() => changed.ok()?,
                 () = stop.cancelled() => return None,
             }
-            let look = self.looks.borrow_and_update().clone();
-            match look {
+            let state = self.states.borrow_and_update().clone();
+            match state {
                 Watched::Unknown => {}
                 Watched::Gone => return None,
                 Watched::Row(row) => match &self.told {

@@ -64,8 +64,8 @@ pub struct SubmitBody {
     #[serde(default, deserialize_with = "not_before")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub not_before: Option<Timestamp>,
-    /// Take the result of an equal job that has succeeded, if there is one: the same pictures, parameters and model, and
-    /// the same seed, which must be given.
+    /// Take the result of an equal job that has succeeded, if there is one: the same pictures, parameters and model,
+    /// and the same seed, which must be given.
     #[serde(default)]
     pub reuse: bool,
     /// An address to call when the job ends.
@@ -91,7 +91,7 @@ pub struct InputBody {
 }
 
 /// Reads and checks the request. `by_key` is the id that its `Idempotency-Key` stands for.
-pub async fn compose(api: &Api, body: SubmitBody, by_key: Option<JobId>) -> Answer<(JobRequest, SubmitOptions)> {
+pub async fn job_request(api: &Api, body: SubmitBody, by_key: Option<JobId>) -> Answer<(JobRequest, SubmitOptions)> {
     check_version(body.version.unwrap_or(1).into())?;
     let id = body.id.or(by_key).unwrap_or_else(JobId::new);
     let InputBody { from, image, images, mask } = body.input;
@@ -252,12 +252,12 @@ fn check_webhook(api: &Api, url: &str) -> Answer<()> {
 
 /// An `Idempotency-Key`, and whose it is: one sender's key must not lead to the job of another.
 #[derive(Debug)]
-pub struct Key {
+pub struct IdempotencyKey {
     sender: Option<String>,
     key: String,
 }
 
-impl Key {
+impl IdempotencyKey {
     pub fn id(&self) -> JobId {
         JobId::of_key(self.sender.as_deref(), &self.key)
     }
@@ -271,14 +271,17 @@ impl Key {
     }
 }
 
+/// Characters of an `Idempotency-Key`.
+const LONGEST_KEY: usize = 255;
+
 /// The key of an `Idempotency-Key` header.
-pub fn key(headers: &axum::http::HeaderMap, caller: &Caller) -> Answer<Option<Key>> {
+pub fn key(headers: &axum::http::HeaderMap, caller: &Caller) -> Answer<Option<IdempotencyKey>> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
-    let key = value.to_str().ok().map(str::trim).filter(|key| (1..=255).contains(&key.len()));
+    let key = value.to_str().ok().map(str::trim).filter(|key| (1..=LONGEST_KEY).contains(&key.len()));
     match key {
-        Some(key) => Ok(Some(Key { sender: caller.named().map(str::to_owned), key: key.to_owned() })),
+        Some(key) => Ok(Some(IdempotencyKey { sender: caller.named().map(str::to_owned), key: key.to_owned() })),
         None => {
-            let detail = "an Idempotency-Key has 1 to 255 visible ASCII characters";
+            let detail = format!("an Idempotency-Key has 1 to {LONGEST_KEY} visible ASCII characters");
             Err(ApiError::bad_request(detail).about("Idempotency-Key"))
         }
     }

@@ -9,7 +9,7 @@ use axum::{
 use utoipa::ToSchema;
 
 use super::{
-    request::{Key, SubmitBody, compose, key, reused},
+    request::{IdempotencyKey, SubmitBody, job_request, key, reused},
     upload,
 };
 use crate::{
@@ -136,7 +136,7 @@ pub async fn submit(State(api): State<Api>, caller: Caller, request: Request) ->
         _ => return Err(extract::unsupported("application/json or multipart/form-data")),
     };
     let by_key = key.is_some() && body.id.is_none();
-    let (request, options) = compose(&api, body, key.as_ref().map(Key::id)).await?;
+    let (request, options) = job_request(&api, body, key.as_ref().map(IdempotencyKey::id)).await?;
     let submitted =
         api.accept(&request, &options).await.map_err(|failure| if by_key { reused(failure) } else { failure })?;
     let (status, row) = match submitted {

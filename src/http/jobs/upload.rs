@@ -17,8 +17,8 @@ use crate::{
         problem::{Answer, ApiError},
         view::InputView,
     },
-    image::{self, Look},
-    job::{COMPOSITE_IMAGES, JobError, MAX_REQUEST_BYTES, object_from_value, value_from_slice},
+    image::{self, PictureInfo},
+    job::{COMPOSITE_IMAGES, JobError, MAX_PRIORITY, MAX_REQUEST_BYTES, object_from_value, value_from_slice},
 };
 
 /// How long an upload may take. It holds memory for that long.
@@ -32,7 +32,7 @@ pub async fn form(api: &Api, request: Request) -> Answer<SubmitBody> {
 }
 
 /// Stores the picture that is a request's body, or the only field of its form.
-pub async fn upload_one(api: &Api, request: Request) -> Answer<Kept> {
+pub async fn upload_one(api: &Api, request: Request) -> Answer<StoredUpload> {
     in_turn(api, async {
         if extract::media_type(request.headers()) != "multipart/form-data" {
             let (parts, body) = request.into_parts();
@@ -60,7 +60,7 @@ pub async fn in_turn<T>(api: &Api, reading: impl Future<Output = Answer<T>>) -> 
         let detail = "too many uploads at once; try again";
         return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail).later(5));
     };
-    let late = || extract::too_slow("the form took more than 10 minutes to arrive");
+    let late = || extract::too_slow(format!("the form took more than {} minutes to arrive", ARRIVAL.as_secs() / 60));
     tokio::time::timeout(ARRIVAL, reading).await.map_err(|_| late())?
 }
 
@@ -109,7 +109,7 @@ async fn collect(api: &Api, request: Request) -> Answer<SubmitBody> {
 
 /// A picture that is stored.
 #[derive(Debug)]
-pub struct Kept {
+pub struct StoredUpload {
     /// Its name among the uploads.
     pub name: String,
     pub width: u32,
@@ -118,7 +118,7 @@ pub struct Kept {
     pub size: u64,
 }
 
-async fn picture(api: &Api, field: Field<'_>) -> Answer<Kept> {
+async fn picture(api: &Api, field: Field<'_>) -> Answer<StoredUpload> {
     let (name, bytes) = read_picture(api, field).await?;
     keep(api, &name, bytes).await
 }
@@ -130,11 +130,11 @@ pub async fn read_picture(api: &Api, field: Field<'_>) -> Answer<(String, Vec<u8
 }
 
 /// Checks a picture's header and puts it into the store. Uploading the same bytes again returns the same name.
-pub async fn keep(api: &Api, name: &str, bytes: Vec<u8>) -> Answer<Kept> {
-    let Look { ending, width, height, .. } = image::look(name, &bytes, &api.settings().limits)?;
+pub async fn keep(api: &Api, name: &str, bytes: Vec<u8>) -> Answer<StoredUpload> {
+    let PictureInfo { ending, width, height, .. } = image::probe(name, &bytes, &api.settings().limits)?;
     let size = bytes.len() as u64;
     let key = api.stores().own().put_input(ending, bytes).await?;
-    Ok(Kept { name: key.name().to_owned(), width, height, size })
+    Ok(StoredUpload { name: key.name().to_owned(), width, height, size })
 }
 
 /// A reference to a picture, between the uploads of a form: an address, or JSON as in `input.image`.
@@ -195,7 +195,7 @@ impl Texts {
                 self.fields.insert(name.to_owned(), json!(text));
             }
             "priority" => {
-                let number = whole_number(&text).ok_or_else(|| wrong("a number from 0 to 9"))?;
+                let number = whole_number(&text).ok_or_else(|| wrong(&format!("a number from 0 to {MAX_PRIORITY}")))?;
                 self.fields.insert(name.to_owned(), json!(number));
             }
             "reuse" => {

@@ -34,7 +34,7 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
-use open::{Answered, ConnectionSlot, Open};
+use open::{Answered, ConnectionSlot, OpenConnections};
 use paced::Paced;
 pub use paced::is_too_slow;
 
@@ -56,7 +56,7 @@ pub struct ConnectionLimits {
 
 /// Serves until `stop`; then waits for the requests that have started.
 pub async fn serve(listener: TcpListener, app: Router, limits: ConnectionLimits, stop: CancellationToken) {
-    let open = Arc::new(Open::new(limits.most));
+    let open = Arc::new(OpenConnections::new(limits.most));
     let tasks = TaskTracker::new();
     let mut logged: Option<Instant> = None;
     loop {

@@ -17,19 +17,19 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 /// How soon to look again for a connection to close.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+const RECHECK_AFTER: Duration = Duration::from_millis(50);
 /// A body that arrives more slowly than this may be cut off for a new client.
 const SLOW_BYTES_PER_SECOND: f64 = 16.0 * 1024.0;
 /// For how long that is not yet known.
 const TOO_EARLY: Duration = Duration::from_secs(1);
 
-pub struct Open {
+pub struct OpenConnections {
     places: Arc<Semaphore>,
-    connections: Mutex<Connections>,
+    connections: Mutex<ConnectionTable>,
 }
 
 #[derive(Default)]
-struct Connections {
+struct ConnectionTable {
     next: u64,
     all: HashMap<u64, Arc<Connection>>,
 }
@@ -54,7 +54,7 @@ enum Phase {
     Answering,
 }
 
-impl Open {
+impl OpenConnections {
     pub fn new(most: usize) -> Self {
         Self { places: Arc::new(Semaphore::new(most.max(1))), connections: Mutex::default() }
     }
@@ -66,7 +66,7 @@ impl Open {
                 break permit;
             }
             self.close_one();
-            if let Ok(Ok(permit)) = tokio::time::timeout(LOOK_AGAIN, self.places.clone().acquire_owned()).await {
+            if let Ok(Ok(permit)) = tokio::time::timeout(RECHECK_AFTER, self.places.clone().acquire_owned()).await {
                 break permit;
             }
         };
@@ -101,7 +101,7 @@ impl Open {
 
 /// The place of one connection, given back when it is dropped.
 pub struct ConnectionSlot {
-    open: Arc<Open>,
+    open: Arc<OpenConnections>,
     key: u64,
     connection: Arc<Connection>,
     _permit: OwnedSemaphorePermit,
@@ -196,8 +196,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    async fn full(most: usize) -> (Arc<Open>, Vec<ConnectionSlot>) {
-        let open = Arc::new(Open::new(most));
+    async fn full(most: usize) -> (Arc<OpenConnections>, Vec<ConnectionSlot>) {
+        let open = Arc::new(OpenConnections::new(most));
         let mut places = Vec::new();
         for _ in 0..most {
             places.push(open.place().await);

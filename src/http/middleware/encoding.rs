@@ -26,8 +26,8 @@ pub fn compression() -> CompressionLayer<impl Predicate> {
     CompressionLayer::new().gzip(true).compress_when(worth_it)
 }
 
-/// The tag of a compressed response is weak, because its bytes are not those of the file: a part of the file must not be
-/// appended to them.
+/// The tag of a compressed response is weak, because its bytes are not those of the file: a part of the file must not
+/// be appended to them.
 pub async fn weak_tags(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();

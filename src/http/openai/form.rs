@@ -142,7 +142,7 @@ impl EditForm {
             "input_fidelity" => return Err(wrong("high or low")),
             "n" => {
                 let n = value.parse().ok().filter(|n| (1..=MOST_PICTURES).contains(n));
-                self.n = n.ok_or_else(|| wrong("a number from 1 to 10"))?;
+                self.n = n.ok_or_else(|| wrong(&format!("a number from 1 to {MOST_PICTURES}")))?;
             }
             "size" => self.size = size(value).ok_or_else(|| wrong("auto or WIDTHxHEIGHT, such as 1024x1024"))?,
             "response_format" => {

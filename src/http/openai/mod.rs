@@ -1,4 +1,5 @@
-//! `POST /v1/images/edits`, as in the OpenAI API, for its clients: an edit job for each picture, and a wait for the end.
+//! `POST /v1/images/edits`, as in the OpenAI API, for its clients: an edit job for each picture, and a wait for the
+//! end.
 //!
 //! Errors have OpenAI's form ([`errors`]). What an edit cannot do is refused by name, not ignored.
 

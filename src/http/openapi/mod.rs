@@ -1,7 +1,8 @@
 //! The OpenAPI document: made from the routes and their types, and completed with what the macros cannot express.
 //!
 //! Generators read it, so that every operation has a name, every kind of job has its own type with its own parameters
-//! ([`kinds`]), what a request leaves out has no default but the server's, pictures are binary ([`Binary`]), and the calls of webhooks are described ([`webhooks`]).
+//! ([`kinds`]), what a request leaves out has no default but the server's, pictures are binary ([`Binary`]), and the
+//! calls of webhooks are described ([`webhooks`]).
 
 mod kinds;
 mod webhooks;

@@ -6,7 +6,7 @@ use qwen_image::image_processor::Compositor;
 
 use super::Sheet;
 use crate::{
-    image::{Limits, decode, look, placed, trim::check_placement},
+    image::{DecodeLimits, decode, placed, probe, trim::check_placement},
     job::JobError,
 };
 
@@ -14,12 +14,12 @@ pub(super) struct Merged {
     /// The composite of the visible sheets, on a transparent background.
     pub whole: RgbaImage,
     /// The part of each layer's file that is not transparent.
-    pub bounds: Vec<Bounds>,
-    limits: Limits,
+    pub bounds: Vec<VisibleRect>,
+    limits: DecodeLimits,
 }
 
 impl Merged {
-    pub fn of(sheets: &[Sheet], limits: &Limits) -> Result<Self, JobError> {
+    pub fn of(sheets: &[Sheet], limits: &DecodeLimits) -> Result<Self, JobError> {
         let Some(first) = sheets.first() else {
             return Err(JobError::invalid("layers", "there are none to export; at least one is needed"));
         };
@@ -28,7 +28,7 @@ impl Merged {
         let mut bounds = Vec::with_capacity(sheets.len());
         for sheet in sheets {
             let layer = decode(&sheet.file, &sheet.png, limits)?.pixels;
-            bounds.push(Bounds::of(&layer));
+            bounds.push(VisibleRect::of(&layer));
             let layer = placed(&sheet.file, layer, sheet.placement, limits)?;
             if layer.dimensions() != (width, height) {
                 return Err(other_size(sheet, layer.dimensions(), first, (width, height)));
@@ -52,7 +52,7 @@ impl Merged {
 }
 
 /// Checks all headers before anything is decoded: the sizes, and the memory that the whole stack needs.
-fn size(sheets: &[Sheet], limits: &Limits) -> Result<(u32, u32), JobError> {
+fn size(sheets: &[Sheet], limits: &DecodeLimits) -> Result<(u32, u32), JobError> {
     let mut first: Option<(&Sheet, (u32, u32))> = None;
     let (mut largest, mut files) = (0, 0);
     for (index, sheet) in sheets.iter().enumerate() {
@@ -61,7 +61,7 @@ fn size(sheets: &[Sheet], limits: &Limits) -> Result<(u32, u32), JobError> {
             return Err(JobError::invalid(format!("layers[{index}].opacity"), reason));
         }
         limits.check_file(&sheet.file, sheet.png.len() as u64)?;
-        let seen = look(&sheet.file, &sheet.png, limits)?;
+        let seen = probe(&sheet.file, &sheet.png, limits)?;
         let mut size = (seen.width, seen.height);
         let mut memory = seen.memory;
         if let Some(placement) = sheet.placement {
@@ -97,14 +97,14 @@ fn other_size(sheet: &Sheet, (width, height): (u32, u32), other: &Sheet, first: 
 
 /// The bounds of the non-transparent part of a layer's file, in pixels; the ends are exclusive.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Bounds {
+pub(super) struct VisibleRect {
     pub left: u32,
     pub top: u32,
     pub right: u32,
     pub bottom: u32,
 }
 
-impl Bounds {
+impl VisibleRect {
     fn of(layer: &RgbaImage) -> Self {
         let mut seen: Option<Self> = None;
         for (x, y, pixel) in layer.enumerate_pixels() {

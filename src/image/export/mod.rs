@@ -25,7 +25,7 @@ use std::io::{self, Seek, Write};
 pub use format::ExportFormat;
 use merged::Merged;
 
-use super::Limits;
+use super::DecodeLimits;
 use crate::job::{JobError, Placement};
 
 /// One layer of the stack.
@@ -56,7 +56,7 @@ pub struct Group {
 }
 
 /// A step through a stack, back to front.
-enum Step<'a> {
+enum StackStep<'a> {
     Open,
     /// The layer with this index.
     Layer(usize, &'a Sheet),
@@ -64,16 +64,16 @@ enum Step<'a> {
 }
 
 /// The layers and the bounds of their groups, back to front.
-fn steps(sheets: &[Sheet]) -> Vec<Step<'_>> {
-    let (mut steps, mut open): (Vec<Step<'_>>, Vec<&Group>) = (Vec::new(), Vec::new());
+fn steps(sheets: &[Sheet]) -> Vec<StackStep<'_>> {
+    let (mut steps, mut open): (Vec<StackStep<'_>>, Vec<&Group>) = (Vec::new(), Vec::new());
     for (index, sheet) in sheets.iter().enumerate() {
         let same = open.iter().zip(&sheet.groups).take_while(|(open, group)| **open == *group).count();
-        steps.extend(open.drain(same..).rev().map(Step::Close));
-        steps.extend(sheet.groups[same..].iter().map(|_| Step::Open));
+        steps.extend(open.drain(same..).rev().map(StackStep::Close));
+        steps.extend(sheet.groups[same..].iter().map(|_| StackStep::Open));
         open.extend(&sheet.groups[same..]);
-        steps.push(Step::Layer(index, sheet));
+        steps.push(StackStep::Layer(index, sheet));
     }
-    steps.extend(open.into_iter().rev().map(Step::Close));
+    steps.extend(open.into_iter().rev().map(StackStep::Close));
     steps
 }
 
@@ -128,8 +128,8 @@ pub enum ExportError {
 }
 
 impl Stack {
-    /// Puts the layers of another stack, of the same canvas, in the place of a layer, as a group with its name. The layer
-    /// itself is then one of the other files. A stack without that layer stays as it is.
+    /// Puts the layers of another stack, of the same canvas, in the place of a layer, as a group with its name. The
+    /// layer itself is then one of the other files. A stack without that layer stays as it is.
     pub fn nest(&mut self, file: &str, inner: Self) {
         let Some(at) = self.sheets.iter().position(|sheet| sheet.file == file) else { return };
         let Sheet { name, file, png, opacity: _, visible, groups, placement: _ } = self.sheets.remove(at);
@@ -148,9 +148,14 @@ impl Stack {
     /// The same stack gives the same bytes, because they contain no time stamp.
     ///
     /// # Errors
-    /// [`ExportError::Stack`] for a stack without layers, layers of several canvas sizes, bytes that are not a picture within
-    /// `limits`, an opacity that is not between 0 and 1, or a picture that the format does not support.
-    pub fn write<W: Write + Seek>(&self, format: ExportFormat, limits: &Limits, out: W) -> Result<W, ExportError> {
+    /// [`ExportError::Stack`] for a stack without layers, layers of several canvas sizes, bytes that are not a picture
+    /// within `limits`, an opacity that is not between 0 and 1, or a picture that the format does not support.
+    pub fn write<W: Write + Seek>(
+        &self,
+        format: ExportFormat,
+        limits: &DecodeLimits,
+        out: W,
+    ) -> Result<W, ExportError> {
         let merged = Merged::of(&self.sheets, limits)?;
         let mut out = match format {
             ExportFormat::Zip => zip::write(self, &merged, out),

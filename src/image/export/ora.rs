@@ -10,7 +10,7 @@ use std::{
 
 use ::image::RgbaImage;
 
-use super::{ExportError, Merged, Stack, Step, steps, zip::Archive};
+use super::{ExportError, Merged, Stack, StackStep, steps, zip::Archive};
 use qwen_image::image_processor::lanczos;
 
 use crate::image::{encode_png, is_plain};
@@ -48,9 +48,9 @@ fn description(stack: &Stack, (width, height): (u32, u32)) -> String {
     let mut depth = 2;
     for step in steps(&stack.sheets).into_iter().rev() {
         let (index, sheet) = match step {
-            Step::Layer(index, sheet) => (index, sheet),
+            StackStep::Layer(index, sheet) => (index, sheet),
             // The stack is written from its top.
-            Step::Close(group) => {
+            StackStep::Close(group) => {
                 let (indent, name) = ("  ".repeat(depth), attribute(&group.shown_name()));
                 let _ = writeln!(
                     xml,
@@ -60,7 +60,7 @@ fn description(stack: &Stack, (width, height): (u32, u32)) -> String {
                 depth += 1;
                 continue;
             }
-            Step::Open => {
+            StackStep::Open => {
                 depth -= 1;
                 let _ = writeln!(xml, "{}</stack>", "  ".repeat(depth));
                 continue;

@@ -8,7 +8,7 @@ use std::io::{Seek, SeekFrom, Write};
 
 use ::image::RgbaImage;
 
-use super::{ExportError, Merged, Sheet, Stack, Step, merged::Bounds, packbits::pack, srgb, steps};
+use super::{ExportError, Merged, Sheet, Stack, StackStep, merged::VisibleRect, packbits::pack, srgb, steps};
 use qwen_image::image_processor::on_white;
 
 use crate::job::JobError;
@@ -49,7 +49,7 @@ pub(super) fn write<W: Write + Seek>(stack: &Stack, merged: &Merged, out: W) -> 
 }
 
 /// A length field that is filled in after its contents are written.
-struct Open {
+struct OpenLength {
     at: u64,
 }
 
@@ -108,13 +108,15 @@ impl<W: Write + Seek> Writer<W> {
         let mut records = Vec::new();
         for step in steps {
             records.push(match step {
-                Step::Layer(index, sheet) => {
+                StackStep::Layer(index, sheet) => {
                     let bounds = merged.bounds[index];
                     (Some(sheet), bounds, self.record(index, sheet, bounds)?)
                 }
                 // A group is what lies between two records without pixels. From the back, its end comes first.
-                Step::Open => (None, Bounds::default(), self.divider("</Layer group>", END_OF_GROUP)?),
-                Step::Close(group) => (None, Bounds::default(), self.divider(&group.shown_name(), OPEN_FOLDER)?),
+                StackStep::Open => (None, VisibleRect::default(), self.divider("</Layer group>", END_OF_GROUP)?),
+                StackStep::Close(group) => {
+                    (None, VisibleRect::default(), self.divider(&group.shown_name(), OPEN_FOLDER)?)
+                }
             });
         }
         for (sheet, bounds, lengths) in records {
@@ -129,7 +131,7 @@ impl<W: Write + Seek> Writer<W> {
     }
 
     /// Writes everything about a layer except its pixels; returns the positions of its channel lengths.
-    fn record(&mut self, index: usize, sheet: &Sheet, bounds: Bounds) -> Result<Vec<Open>, ExportError> {
+    fn record(&mut self, index: usize, sheet: &Sheet, bounds: VisibleRect) -> Result<Vec<OpenLength>, ExportError> {
         let (x, y) = if bounds.is_empty() { (0, 0) } else { sheet.corner() };
         let sides = [y + bounds.top, x + bounds.left, y + bounds.bottom, x + bounds.right];
         let opacity = (sheet.opacity * 255.0).round() as u8;
@@ -138,7 +140,7 @@ impl<W: Write + Seek> Writer<W> {
     }
 
     /// The same for the beginning or the end of a group.
-    fn divider(&mut self, name: &str, kind: u32) -> Result<Vec<Open>, ExportError> {
+    fn divider(&mut self, name: &str, kind: u32) -> Result<Vec<OpenLength>, ExportError> {
         let flags = if kind == END_OF_GROUP { MODERN | HIDDEN | NO_PIXELS } else { MODERN | NO_PIXELS };
         self.any_record([0; 4], 255, flags, name, Some(kind))
     }
@@ -150,7 +152,7 @@ impl<W: Write + Seek> Writer<W> {
         flags: u8,
         name: &str,
         section: Option<u32>,
-    ) -> Result<Vec<Open>, ExportError> {
+    ) -> Result<Vec<OpenLength>, ExportError> {
         for side in sides {
             self.u32(side)?;
         }
@@ -217,21 +219,21 @@ impl<W: Write + Seek> Writer<W> {
     }
 
     /// Reserves space for a length.
-    fn open(&mut self) -> Result<Open, ExportError> {
+    fn open(&mut self) -> Result<OpenLength, ExportError> {
         let at = self.out.stream_position()?;
         self.u32(0)?;
-        Ok(Open { at })
+        Ok(OpenLength { at })
     }
 
     /// Pads the data since `open` to a multiple of `to` bytes and writes its length, including the padding.
-    fn close(&mut self, open: Open, to: usize) -> Result<(), ExportError> {
+    fn close(&mut self, open: OpenLength, to: usize) -> Result<(), ExportError> {
         let written = (self.out.stream_position()? - open.at - 4) as usize;
         let padded = written.next_multiple_of(to);
         self.bytes(&[0; 4][..padded - written])?;
         self.fill(open, length(padded)?)
     }
 
-    fn fill(&mut self, open: Open, length: u32) -> Result<(), ExportError> {
+    fn fill(&mut self, open: OpenLength, length: u32) -> Result<(), ExportError> {
         let end = self.out.stream_position()?;
         self.out.seek(SeekFrom::Start(open.at))?;
         self.u32(length)?;
@@ -241,7 +243,7 @@ impl<W: Write + Seek> Writer<W> {
 }
 
 /// Writes one channel of a layer: its compression, the packed length of every row, the rows.
-fn channel(layer: &RgbaImage, bounds: Bounds, offset: usize) -> Vec<u8> {
+fn channel(layer: &RgbaImage, bounds: VisibleRect, offset: usize) -> Vec<u8> {
     if bounds.is_empty() {
         return RAW.to_be_bytes().to_vec();
     }

@@ -6,9 +6,9 @@ use super::{Sheet, Stack};
 use crate::job::{FileEntry, JobError, LayerRole, Manifest};
 
 impl Stack {
-    /// The layers of a result, opaque and visible, and its other files. Of a job with variants, those of one variant, from
-    /// 1; absent: the first one. `files` has the bytes of all files that the manifest names, and may have more, for instance the
-    /// manifest itself.
+    /// The layers of a result, opaque and visible, and its other files. Of a job with variants, those of one variant,
+    /// from 1; absent: the first one. `files` has the bytes of all files that the manifest names, and may have more,
+    /// for instance the manifest itself.
     ///
     /// # Errors
     /// [`JobError::Storage`] if `files` lacks one that the manifest names, [`JobError::InvalidRequest`] for a variant

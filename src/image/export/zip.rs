@@ -1,6 +1,6 @@
 //! ZIP: the unchanged files of the result under their own names, and two more: `composite.png`, the composite of the
-//! visible layers, and `stack.json`, the layers back to front with name, opacity, visibility, and the placement of trimmed
-//! ones.
+//! visible layers, and `stack.json`, the layers back to front with name, opacity, visibility, and the placement of
+//! trimmed ones.
 
 use std::{
     collections::BTreeSet,
@@ -21,7 +21,7 @@ const STACK: &str = "stack.json";
 
 /// An entry of `stack.json`.
 #[derive(Serialize)]
-struct Listed<'a> {
+struct StackEntry<'a> {
     file: &'a str,
     name: &'a str,
     opacity: f32,
@@ -49,7 +49,7 @@ pub(super) fn write<W: Write + Seek>(stack: &Stack, merged: &Merged, out: W) -> 
     if stack.sheets.len() > 1 {
         archive.add(COMPOSITE, &encode_png(&merged.whole)?)?;
     }
-    let listed = stack.sheets.iter().zip(&files).map(|(sheet, file)| Listed {
+    let listed = stack.sheets.iter().zip(&files).map(|(sheet, file)| StackEntry {
         file,
         name: &sheet.name,
         opacity: sheet.opacity,

@@ -8,7 +8,7 @@ use super::huffman::{Bits, Stop, Table};
 
 /// What was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct ScanSurvey {
     /// Blocks of 8x8 coefficients that the scans should have, and those before the first fault.
     pub blocks: u64,
     pub intact: u64,
@@ -19,7 +19,7 @@ pub(super) struct Found {
 }
 
 /// The blocks of one component.
-struct Plane {
+struct ComponentBlocks {
     id: u8,
     across: usize,
     down: usize,
@@ -45,20 +45,20 @@ struct Scan<'a> {
 }
 
 /// `frame` is Huffman-coded with 8 bits, baseline, extended or progressive, and its sampling factors are from 1 to 4.
-pub(super) fn examine(bytes: &[u8], frame: &FrameHeader) -> Found {
+pub(super) fn examine(bytes: &[u8], frame: &FrameHeader) -> ScanSurvey {
     let (most_across, most_down) = frame.most_sampled();
     let units = |size: u16, most: u8| usize::from(size).div_ceil(8 * usize::from(most));
     let (unit_columns, unit_rows) = (units(frame.width, most_across), units(frame.height, most_down));
     let own = |size: u16, factor: u8, most: u8| {
         (usize::from(size) * usize::from(factor)).div_ceil(usize::from(most)).div_ceil(8)
     };
-    let mut planes: Vec<Plane> = frame
+    let mut planes: Vec<ComponentBlocks> = frame
         .components
         .iter()
         .map(|component| {
             let stride = unit_columns * usize::from(component.across);
             let kept = if frame.is_progressive() { stride * unit_rows * usize::from(component.down) } else { 0 };
-            Plane {
+            ComponentBlocks {
                 id: component.id,
                 across: usize::from(component.across),
                 down: usize::from(component.down),
@@ -71,7 +71,7 @@ pub(super) fn examine(bytes: &[u8], frame: &FrameHeader) -> Found {
         })
         .collect();
 
-    let mut found = Found { blocks: 0, intact: 0, lacks_component: false, lacks_detail: false };
+    let mut found = ScanSurvey { blocks: 0, intact: 0, lacks_component: false, lacks_detail: false };
     let (mut dc, mut ac): ([Option<Table>; 4], [Option<Table>; 4]) = Default::default();
     let mut interval = 0usize;
     for Segment { marker, content } in Segments::of(bytes) {
@@ -104,7 +104,12 @@ fn read_tables(mut body: &[u8], dc: &mut [Option<Table>; 4], ac: &mut [Option<Ta
     }
 }
 
-fn scan<'a>(body: &[u8], planes: &[Plane], dc: &'a [Option<Table>; 4], ac: &'a [Option<Table>; 4]) -> Option<Scan<'a>> {
+fn scan<'a>(
+    body: &[u8],
+    planes: &[ComponentBlocks],
+    dc: &'a [Option<Table>; 4],
+    ac: &'a [Option<Table>; 4],
+) -> Option<Scan<'a>> {
     let (count, rest) = body.split_first()?;
     let (list, rest) = rest.split_at_checked(2 * usize::from(*count))?;
     let parts = list.chunks_exact(2).map(|pair| {
@@ -120,10 +125,10 @@ fn scan<'a>(body: &[u8], planes: &[Plane], dc: &'a [Option<Table>; 4], ac: &'a [
 fn walk(
     mut bits: Bits<'_>,
     scan: &Scan<'_>,
-    planes: &mut [Plane],
+    planes: &mut [ComponentBlocks],
     (unit_columns, unit_rows): (usize, usize),
     interval: usize,
-    found: &mut Found,
+    found: &mut ScanSurvey,
 ) {
     let progressive = planes.iter().any(|plane| !plane.nonzero.is_empty());
     for (part, ..) in &scan.parts {

@@ -7,7 +7,7 @@ use weezl::{BitOrder, decode::Decoder as Lzw};
 
 use super::{
     fax,
-    layout::{Color, Compression, Layout},
+    layout::{Compression, Layout, Photometric},
 };
 use crate::image::{
     jpeg::{self, ColorOf},
@@ -137,15 +137,15 @@ fn jpeg(stored: &[u8], layout: &Layout, tables: Option<&[u8]>, wanted: usize) ->
     }
     // The directory, not the stream, says what the components are.
     let color = match layout.color {
-        Color::Rgb => Some(ColorOf::Rgb),
-        Color::YCbCr => Some(ColorOf::YCbCr),
+        Photometric::Rgb => Some(ColorOf::Rgb),
+        Photometric::YCbCr => Some(ColorOf::YCbCr),
         _ => None,
     };
     let opened = jpeg::decode(stream, &header, color, wanted.saturating_mul(8).max(1 << 20))?;
     let mut pixels = opened.pixels;
     // Fewer components than the layout's, as for a plane, are taken as they are.
     if let Samples::Eight(samples) = &mut pixels.samples
-        && layout.color == Color::Cmyk
+        && layout.color == Photometric::Cmyk
         && header.is_adobe()
     {
         samples.iter_mut().for_each(|sample| *sample = 255 - *sample);

@@ -1,6 +1,6 @@
 //! A TIFF's directory: tags and their values. Classic and BigTIFF.
 
-use crate::image::bytes::Reader;
+use crate::image::bytes::EndianReader;
 
 /// Tags that decide how a picture is read (TIFF 6.0 and its technical notes).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +45,7 @@ const MOST_ENTRIES: u64 = 4096;
 const MOST_PAGES: usize = 10_000;
 
 #[derive(Debug, Clone, Copy)]
-struct Entry {
+struct IfdEntry {
     tag: u16,
     kind: u16,
     count: u64,
@@ -55,8 +55,8 @@ struct Entry {
 
 #[derive(Debug, Clone)]
 pub(super) struct Directory<'a> {
-    pub reader: Reader<'a>,
-    entries: Vec<Entry>,
+    pub reader: EndianReader<'a>,
+    entries: Vec<IfdEntry>,
     /// Directories in the file; at least 1.
     pub pages: usize,
 }
@@ -64,7 +64,7 @@ pub(super) struct Directory<'a> {
 impl<'a> Directory<'a> {
     /// The first directory, or None if there is none or it does not fit into the file.
     pub fn first(bytes: &'a [u8]) -> Option<Self> {
-        let reader = Reader::of_tiff(bytes)?;
+        let reader = EndianReader::of_tiff(bytes)?;
         let (big, first) = match reader.u16(2)? {
             42 => (false, u64::from(reader.u32(4)?)),
             43 if reader.u16(4)? == 8 => (true, reader.u64(8)?),
@@ -128,13 +128,13 @@ impl<'a> Directory<'a> {
         self.reader.bytes(entry.at, size)
     }
 
-    fn entry(&self, tag: Tag) -> Option<&Entry> {
+    fn entry(&self, tag: Tag) -> Option<&IfdEntry> {
         self.entries.iter().find(|entry| entry.tag == tag as u16)
     }
 }
 
 /// The entries of a directory and the position of the next one.
-fn read(reader: &Reader<'_>, at: u64, big: bool) -> Option<(Vec<Entry>, Option<u64>)> {
+fn read(reader: &EndianReader<'_>, at: u64, big: bool) -> Option<(Vec<IfdEntry>, Option<u64>)> {
     let at = usize::try_from(at).ok()?;
     let (count, start, size) =
         if big { (reader.u64(at)?, at.checked_add(8)?, 20) } else { (u64::from(reader.u16(at)?), at + 2, 12) };
@@ -157,7 +157,7 @@ fn read(reader: &Reader<'_>, at: u64, big: bool) -> Option<(Vec<Entry>, Option<u
         };
         let inside = place.filter(|at| usize::try_from(bytes).is_ok_and(|size| reader.bytes(*at, size).is_some()));
         match inside {
-            Some(at) => entries.push(Entry { tag, kind, count: number, at }),
+            Some(at) => entries.push(IfdEntry { tag, kind, count: number, at }),
             // Without these, the pixels would be read as others than they are. Private tags are often broken.
             None if LAYOUT.contains(&tag) => return None,
             None => {}
@@ -167,7 +167,7 @@ fn read(reader: &Reader<'_>, at: u64, big: bool) -> Option<(Vec<Entry>, Option<u
 }
 
 /// The position after a directory.
-fn skip(reader: &Reader<'_>, at: u64, big: bool) -> Option<Option<u64>> {
+fn skip(reader: &EndianReader<'_>, at: u64, big: bool) -> Option<Option<u64>> {
     let at = usize::try_from(at).ok()?;
     let count = if big { reader.u64(at)? } else { u64::from(reader.u16(at)?) };
     if count > MOST_ENTRIES {
@@ -177,7 +177,7 @@ fn skip(reader: &Reader<'_>, at: u64, big: bool) -> Option<Option<u64>> {
     Some(link(reader, start + count as usize * size, big))
 }
 
-fn link(reader: &Reader<'_>, at: usize, big: bool) -> Option<u64> {
+fn link(reader: &EndianReader<'_>, at: usize, big: bool) -> Option<u64> {
     if big { reader.u64(at) } else { reader.u32(at).map(u64::from) }
 }
 

@@ -1,5 +1,5 @@
-//! Fax compression, ITU-T T.4 and T.6: modified Huffman, group 3 in one and two dimensions, group 4. The code tables are
-//! those of the `fax` crate, whose own decoder of group 3 needs end-of-line codes and knows one dimension only.
+//! Fax compression, ITU-T T.4 and T.6: modified Huffman, group 3 in one and two dimensions, group 4. The code tables
+//! are those of the `fax` crate, whose own decoder of group 3 needs end-of-line codes and knows one dimension only.
 
 use std::convert::Infallible;
 
@@ -11,9 +11,9 @@ use fax::{
 use super::layout::Compression;
 
 /// The positions in a row where the color changes, from white at 0. They rise; the last may be the width.
-type Changes = Vec<u16>;
+type ColorChanges = Vec<u16>;
 
-struct Rows<I: Iterator<Item = Result<u8, Infallible>>> {
+struct FaxRows<I: Iterator<Item = Result<u8, Infallible>>> {
     bits: ByteReader<I>,
     width: u16,
 }
@@ -26,8 +26,8 @@ pub(super) fn decode(bytes: &[u8], how: Compression, width: u16, rows: usize) ->
     let padded = bytes.iter().copied().chain([0; 4]).map(Ok::<u8, Infallible>);
     // Reading from memory cannot fail.
     let Ok(bits) = ByteReader::new(padded);
-    let mut reader = Rows { bits, width };
-    let mut above = Changes::new();
+    let mut reader = FaxRows { bits, width };
+    let mut above = ColorChanges::new();
     for _ in 0..rows {
         let row = match how {
             Compression::FaxRuns => {
@@ -51,7 +51,7 @@ pub(super) fn decode(bytes: &[u8], how: Compression, width: u16, rows: usize) ->
     out
 }
 
-impl<I: Iterator<Item = Result<u8, Infallible>>> Rows<I> {
+impl<I: Iterator<Item = Result<u8, Infallible>>> FaxRows<I> {
     /// Skips fill bits and an end-of-line code, 11 zeros and a one, if they are next.
     fn end_of_line(&mut self) {
         // No other code begins with eight zeros.
@@ -90,8 +90,8 @@ impl<I: Iterator<Item = Result<u8, Infallible>>> Rows<I> {
         }
     }
 
-    fn one_dimension(&mut self) -> Option<Changes> {
-        let mut row = Changes::new();
+    fn one_dimension(&mut self) -> Option<ColorChanges> {
+        let mut row = ColorChanges::new();
         let (mut at, mut is_black) = (0u16, false);
         while at < self.width {
             at = at.saturating_add(self.run(is_black)?).min(self.width);
@@ -102,8 +102,8 @@ impl<I: Iterator<Item = Result<u8, Infallible>>> Rows<I> {
     }
 
     /// A row by its differences from the one above (T.4, 4.2).
-    fn two_dimensions(&mut self, above: &[u16]) -> Option<Changes> {
-        let mut row = Changes::new();
+    fn two_dimensions(&mut self, above: &[u16]) -> Option<ColorChanges> {
+        let mut row = ColorChanges::new();
         let (mut at, mut is_black, mut first, mut index) = (0u16, false, true, 0usize);
         while at < self.width {
             // b1: the first change above, right of here, to the other color than that of this run; b2: the next one.
@@ -140,7 +140,7 @@ impl<I: Iterator<Item = Result<u8, Infallible>>> Rows<I> {
 }
 
 /// Two changes at one place are none.
-fn push(row: &mut Changes, change: u16) {
+fn push(row: &mut ColorChanges, change: u16) {
     if row.last() == Some(&change) {
         row.pop();
     } else {

@@ -2,7 +2,7 @@
 
 use super::{
     directory::{Directory, Tag},
-    layout::{Alpha, Color, Compression, Layout, SampleFormat},
+    layout::{Alpha, Compression, Layout, Photometric, SampleFormat},
     samples::Plain,
 };
 use crate::image::pixels::{Model, Pixels, Samples, straight};
@@ -26,21 +26,21 @@ pub(super) fn finish(all: Plain, layout: &Layout, directory: &Directory<'_>) -> 
     let alpha = layout.alpha.is_some();
     let (kept, colors) = (layout.kept(), layout.colors);
     let model = match layout.color {
-        Color::WhiteIsZero => {
+        Photometric::WhiteIsZero => {
             match &mut samples {
                 Samples::Eight(samples) => samples.iter_mut().step_by(kept).for_each(|value| *value = !*value),
                 Samples::Sixteen(samples) => samples.iter_mut().step_by(kept).for_each(|value| *value = !*value),
             }
             Model::Gray
         }
-        Color::BlackIsZero => Model::Gray,
-        Color::Rgb => Model::Rgb,
-        Color::Cmyk => Model::Cmyk,
-        Color::Palette => {
+        Photometric::BlackIsZero => Model::Gray,
+        Photometric::Rgb => Model::Rgb,
+        Photometric::Cmyk => Model::Cmyk,
+        Photometric::Palette => {
             samples = through_palette(&samples, layout, directory)?;
             Model::Rgb
         }
-        Color::YCbCr => {
+        Photometric::YCbCr => {
             if let Samples::Eight(samples) = &mut samples
                 && !matches!(layout.compression, Compression::Jpeg | Compression::WebP)
             {
@@ -48,7 +48,7 @@ pub(super) fn finish(all: Plain, layout: &Layout, directory: &Directory<'_>) -> 
             }
             Model::Rgb
         }
-        Color::Lab { signed } => {
+        Photometric::Lab { signed } => {
             if signed {
                 // Signed numbers become numbers with an offset.
                 match &mut samples {
@@ -71,7 +71,7 @@ pub(super) fn finish(all: Plain, layout: &Layout, directory: &Directory<'_>) -> 
             Model::Lab
         }
     };
-    if layout.alpha == Some(Alpha::Premultiplied) && layout.color != Color::Palette {
+    if layout.alpha == Some(Alpha::Premultiplied) && layout.color != Photometric::Palette {
         match &mut samples {
             Samples::Eight(samples) => samples.chunks_exact_mut(kept).for_each(|pixel| straight(pixel, colors)),
             Samples::Sixteen(samples) => samples.chunks_exact_mut(kept).for_each(|pixel| straight(pixel, colors)),

@@ -24,7 +24,7 @@ pub(super) enum Compression {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Color {
+pub(super) enum Photometric {
     WhiteIsZero,
     BlackIsZero,
     Rgb,
@@ -56,7 +56,7 @@ pub(super) struct Layout {
     pub height: u32,
     pub bits: u32,
     pub format: SampleFormat,
-    pub color: Color,
+    pub color: Photometric,
     pub compression: Compression,
     pub predictor: u64,
     /// The bits of each byte are reversed.
@@ -93,13 +93,13 @@ impl Layout {
         })?;
         let bits = depths.first().copied().unwrap_or(1);
         let color = match color(directory)? {
-            Color::YCbCr if samples < 3 => Color::BlackIsZero,
+            Photometric::YCbCr if samples < 3 => Photometric::BlackIsZero,
             color => color,
         };
         let colors = match color {
-            Color::WhiteIsZero | Color::BlackIsZero | Color::Palette => 1,
-            Color::Rgb | Color::YCbCr | Color::Lab { .. } => 3,
-            Color::Cmyk => 4,
+            Photometric::WhiteIsZero | Photometric::BlackIsZero | Photometric::Palette => 1,
+            Photometric::Rgb | Photometric::YCbCr | Photometric::Lab { .. } => 3,
+            Photometric::Cmyk => 4,
         };
         if samples < colors {
             return Err(short(&format!("{colors} samples per pixel as its color needs")));
@@ -154,7 +154,7 @@ impl Layout {
         if fax && self.chunk.0 > u32::from(u16::MAX) {
             return unread("fax compression and more than 65535 pixels in a row");
         }
-        if self.color == Color::YCbCr && self.compression != Compression::OldJpeg {
+        if self.color == Photometric::YCbCr && self.compression != Compression::OldJpeg {
             let known = |factor: usize| matches!(factor, 1 | 2 | 4);
             let raw = !matches!(self.compression, Compression::Jpeg | Compression::WebP);
             if self.bits != 8 || raw && self.samples != 3 || !known(self.subsampling.0) || !known(self.subsampling.1) {
@@ -164,10 +164,10 @@ impl Layout {
                 return unread("YCbCr in planes of different sizes");
             }
         }
-        if self.color == Color::Palette && (self.bits > 16 || self.format != SampleFormat::Unsigned) {
+        if self.color == Photometric::Palette && (self.bits > 16 || self.format != SampleFormat::Unsigned) {
             return unread("a palette and more than 16 bits per pixel");
         }
-        if matches!(self.color, Color::Lab { .. }) && !matches!(self.bits, 8 | 16) {
+        if matches!(self.color, Photometric::Lab { .. }) && !matches!(self.bits, 8 | 16) {
             return unread("Lab of other than 8 or 16 bits");
         }
         if matches!(self.compression, Compression::Jpeg | Compression::WebP) && self.bits != 8 {
@@ -228,18 +228,18 @@ impl Chunks {
     }
 }
 
-fn color(directory: &Directory<'_>) -> Result<Color, String> {
+fn color(directory: &Directory<'_>) -> Result<Photometric, String> {
     let ink_set = directory.number(Tag::InkSet).unwrap_or(1);
     let what = match directory.number(Tag::Photometric).unwrap_or(1) {
-        0 => return Ok(Color::WhiteIsZero),
-        1 | 4 => return Ok(Color::BlackIsZero),
-        2 => return Ok(Color::Rgb),
-        3 => return Ok(Color::Palette),
-        5 if ink_set == 1 => return Ok(Color::Cmyk),
+        0 => return Ok(Photometric::WhiteIsZero),
+        1 | 4 => return Ok(Photometric::BlackIsZero),
+        2 => return Ok(Photometric::Rgb),
+        3 => return Ok(Photometric::Palette),
+        5 if ink_set == 1 => return Ok(Photometric::Cmyk),
         5 => "inks other than cyan, magenta, yellow and black".to_owned(),
-        6 => return Ok(Color::YCbCr),
-        8 => return Ok(Color::Lab { signed: true }),
-        9 => return Ok(Color::Lab { signed: false }),
+        6 => return Ok(Photometric::YCbCr),
+        8 => return Ok(Photometric::Lab { signed: true }),
+        9 => return Ok(Photometric::Lab { signed: false }),
         10 => "ITU Lab color".to_owned(),
         32844 | 32845 => "LogLuv color (high dynamic range)".to_owned(),
         32803 | 34892 => "a camera's raw samples".to_owned(),
@@ -249,10 +249,10 @@ fn color(directory: &Directory<'_>) -> Result<Color, String> {
     Err(format!("it is a TIFF with {what}, which acetate does not read; {SAVE_AS}"))
 }
 
-fn format(directory: &Directory<'_>, color: Color) -> Result<SampleFormat, String> {
+fn format(directory: &Directory<'_>, color: Photometric) -> Result<SampleFormat, String> {
     match directory.number(Tag::SampleFormat).unwrap_or(1) {
         // Programs disagree about the format of Lab's a and b.
-        _ if matches!(color, Color::Lab { .. }) => Ok(SampleFormat::Unsigned),
+        _ if matches!(color, Photometric::Lab { .. }) => Ok(SampleFormat::Unsigned),
         1 | 4 => Ok(SampleFormat::Unsigned),
         2 => Ok(SampleFormat::Signed),
         3 => Ok(SampleFormat::Float),
@@ -295,18 +295,18 @@ fn compression(directory: &Directory<'_>) -> Result<Compression, String> {
 }
 
 /// Alpha is the first sample behind the color, unless the file says that it is something else.
-fn alpha(directory: &Directory<'_>, samples: usize, colors: usize, color: Color) -> Option<Alpha> {
-    if samples <= colors || color == Color::Palette && samples > 2 {
+fn alpha(directory: &Directory<'_>, samples: usize, colors: usize, color: Photometric) -> Option<Alpha> {
+    if samples <= colors || color == Photometric::Palette && samples > 2 {
         return None;
     }
     match (directory.number(Tag::ExtraSamples), color) {
         (Some(1), _) => Some(Alpha::Premultiplied),
         (Some(2), _) => Some(Alpha::Straight),
         // Corel Draw's number for straight alpha.
-        (Some(999), Color::Rgb) => Some(Alpha::Straight),
+        (Some(999), Photometric::Rgb) => Some(Alpha::Straight),
         (Some(_), _) => None,
-        (None, Color::Rgb) if samples == 4 => Some(Alpha::Straight),
-        (None, Color::BlackIsZero | Color::WhiteIsZero) if samples == 2 => Some(Alpha::Straight),
+        (None, Photometric::Rgb) if samples == 4 => Some(Alpha::Straight),
+        (None, Photometric::BlackIsZero | Photometric::WhiteIsZero) if samples == 2 => Some(Alpha::Straight),
         (None, _) => None,
     }
 }

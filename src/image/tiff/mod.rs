@@ -13,7 +13,7 @@ use std::ops::Range;
 use super::pixels::{Pixels, Samples};
 use codec::Chunk;
 use directory::{Directory, Tag};
-use layout::{Color, Compression, Layout};
+use layout::{Compression, Layout, Photometric};
 use samples::Plain;
 
 /// Decompressing may write at most this many times the picture's bytes, for chunks that reach far outside it.
@@ -52,7 +52,7 @@ impl<'a> Tiff<'a> {
 
     /// The embedded profile. None if there is none, it is larger than `most`, or the color is Lab, which needs none.
     pub fn icc(&self, most: usize) -> Option<&'a [u8]> {
-        let lab = matches!(self.layout.color, Color::Lab { .. });
+        let lab = matches!(self.layout.color, Photometric::Lab { .. });
         self.directory.bytes(Tag::IccProfile).filter(|profile| !lab && profile.len() <= most)
     }
 
@@ -130,7 +130,7 @@ impl<'a> Tiff<'a> {
             }
             raw.resize(wanted, 0);
         }
-        if layout.color == Color::YCbCr && !layout.planar && layout.subsampling != (1, 1) {
+        if layout.color == Photometric::YCbCr && !layout.planar && layout.subsampling != (1, 1) {
             raw = finish::full_chroma(&raw, layout, columns, rows);
         }
         let stride = self.stride(columns);
@@ -207,7 +207,7 @@ impl<'a> Tiff<'a> {
     /// Bytes of a decompressed chunk.
     fn wanted(&self, columns: usize, rows: usize) -> usize {
         let layout = &self.layout;
-        if layout.color == Color::YCbCr && layout.compression != Compression::Jpeg && !layout.planar {
+        if layout.color == Photometric::YCbCr && layout.compression != Compression::Jpeg && !layout.planar {
             let (across, down) = layout.subsampling;
             return columns.div_ceil(across) * rows.div_ceil(down) * (across * down + 2);
         }

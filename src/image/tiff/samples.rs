@@ -1,6 +1,6 @@
 //! Samples of a chunk: predictors undone, bits unpacked, brought to 8 or 16 bits or floating point.
 
-use super::layout::{Color, Layout, SampleFormat};
+use super::layout::{Layout, Photometric, SampleFormat};
 
 /// Samples of one kind, interleaved.
 #[derive(Debug, Clone, PartialEq)]
@@ -83,7 +83,7 @@ fn put(bytes: &mut [u8], mut value: u64, little: bool) {
 /// but those of a palette are not.
 pub(super) fn unpack(row: &[u8], count: usize, layout: &Layout, big: bool) -> Plain {
     let bits = layout.bits;
-    let scaled = layout.color != Color::Palette;
+    let scaled = layout.color != Photometric::Palette;
     let word = |at: usize, size: usize| number(&row[at * size..], size, !big);
     match (layout.format, bits) {
         (SampleFormat::Float, 16) => Plain::Float((0..count).map(|at| half(word(at, 2) as u16)).collect()),

@@ -9,11 +9,11 @@ use crate::job::JobKind;
 
 #[derive(Debug)]
 pub(super) struct Buffer<T> {
-    lanes: [(JobKind, VecDeque<Waiting<T>>); JobKind::ALL.len()],
+    lanes: [(JobKind, VecDeque<BufferedItem<T>>); JobKind::ALL.len()],
 }
 
 #[derive(Debug)]
-struct Waiting<T> {
+struct BufferedItem<T> {
     item: T,
     priority: u8,
     since: Instant,
@@ -29,7 +29,7 @@ impl<T> Buffer<T> {
     pub(super) fn push(&mut self, kind: JobKind, priority: u8, item: T, now: Instant) {
         for (lane, waiting) in &mut self.lanes {
             if *lane == kind {
-                waiting.push_back(Waiting { item, priority, since: now });
+                waiting.push_back(BufferedItem { item, priority, since: now });
                 return;
             }
         }
@@ -38,7 +38,7 @@ impl<T> Buffer<T> {
     /// The first one of the preferred kind, unless the first one of another kind has waited longer than `most`. Without
     /// a preference, or with none of that kind: by priority, then by arrival.
     pub(super) fn pop(&mut self, prefer: Option<JobKind>, most: Duration, now: Instant) -> Option<T> {
-        let first = |(kind, waiting): &(JobKind, VecDeque<Waiting<T>>)| {
+        let first = |(kind, waiting): &(JobKind, VecDeque<BufferedItem<T>>)| {
             waiting.front().map(|waiting| (*kind, waiting.priority, waiting.since))
         };
         let firsts: Vec<_> = self.lanes.iter().filter_map(first).collect();

@@ -22,7 +22,7 @@ use super::{
 use crate::job::JobError;
 
 /// The broker's addresses, and our name.
-pub(super) struct Connector {
+pub(super) struct RabbitConnector {
     nodes: Vec<AMQPUri>,
     /// The node that answered last; the next connection begins with it.
     last: AtomicUsize,
@@ -31,7 +31,7 @@ pub(super) struct Connector {
     timeout: Duration,
 }
 
-impl Connector {
+impl RabbitConnector {
     /// `url` is the setting `queue.url`.
     pub(super) fn new(url: &str, options: &RabbitOptions) -> Result<Self, JobError> {
         let mut nodes = address::parse(url)?;
@@ -127,9 +127,12 @@ fn of_all(errors: Vec<JobError>) -> JobError {
     }
 }
 
-impl fmt::Debug for Connector {
+impl fmt::Debug for RabbitConnector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connector").field("place", &self.place()).field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("RabbitConnector")
+            .field("place", &self.place())
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -137,7 +140,7 @@ impl fmt::Debug for Connector {
 mod tests {
     use super::*;
 
-    fn connector(url: &str, tls: TlsFiles) -> Result<Connector, JobError> {
+    fn connector(url: &str, tls: TlsFiles) -> Result<RabbitConnector, JobError> {
         let second = Duration::from_secs(1);
         let options = RabbitOptions {
             name: "test".to_owned(),
@@ -147,7 +150,7 @@ mod tests {
             publish_timeout: second,
             tls,
         };
-        Connector::new(url, &options)
+        RabbitConnector::new(url, &options)
     }
 
     #[test]

@@ -171,7 +171,7 @@ impl Feed {
         };
         let _up = self.core.links.lane_up();
         let mut cancelled = false;
-        let mut held = Held::default();
+        let mut held = UnackedDeliveries::default();
         loop {
             tokio::select! {
                 message = messages.next() => match message {
@@ -259,9 +259,9 @@ impl Feed {
 
 /// The deliveries of a channel that are not finished, with the times when they came.
 #[derive(Default)]
-struct Held(VecDeque<(Instant, Acker)>);
+struct UnackedDeliveries(VecDeque<(Instant, Acker)>);
 
-impl Held {
+impl UnackedDeliveries {
     fn add(&mut self, acker: &Acker) {
         self.0.retain(|(_, acker)| acker.usable());
         self.0.push_back((Instant::now(), acker.clone()));

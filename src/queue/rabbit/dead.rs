@@ -65,7 +65,7 @@ pub(in crate::queue) struct DeadLetters {
 }
 
 /// A dead letter that this reader has taken.
-pub(in crate::queue) struct Held {
+pub(in crate::queue) struct UnackedLetter {
     pub(in crate::queue) letter: DeadLetter,
     delivery: Delivery,
 }
@@ -98,7 +98,7 @@ impl DeadLetters {
     }
 
     /// Takes the next one; none after the last.
-    pub(in crate::queue) async fn next(&mut self) -> Result<Option<Held>, JobError> {
+    pub(in crate::queue) async fn next(&mut self) -> Result<Option<UnackedLetter>, JobError> {
         if self.taken >= self.total {
             return Ok(None);
         }
@@ -107,7 +107,7 @@ impl DeadLetters {
             Ok(Ok(Some(message))) => {
                 self.taken += 1;
                 let delivery = message.delivery;
-                Ok(Some(Held { letter: read(&delivery, self.taken), delivery }))
+                Ok(Some(UnackedLetter { letter: read(&delivery, self.taken), delivery }))
             }
             Ok(Ok(None)) => Ok(None),
             Ok(Err(error)) => Err(explain(&self.place, error)),
@@ -116,7 +116,7 @@ impl DeadLetters {
     }
 
     /// Leaves one where it is.
-    pub(in crate::queue) async fn keep(&mut self, held: Held) {
+    pub(in crate::queue) async fn keep(&mut self, held: UnackedLetter) {
         let returns = held.number("x-delivery-count").unwrap_or_default();
         if returns < MOST_RETURNS {
             return;
@@ -142,7 +142,11 @@ impl DeadLetters {
     }
 
     /// Publishes letters again, and waits until that is confirmed.
-    pub(in crate::queue) async fn publish(&self, letters: &[Held], how: DeadLetterRetry) -> Vec<Result<(), JobError>> {
+    pub(in crate::queue) async fn publish(
+        &self,
+        letters: &[UnackedLetter],
+        how: DeadLetterRetry,
+    ) -> Vec<Result<(), JobError>> {
         let kinds: Vec<_> = letters.iter().map(|held| how.to.or(held.letter.kind)).collect();
         let drop: Vec<&str> = OF_DEATH.into_iter().chain(BY_BROKER).collect();
         let messages: Vec<_> = letters
@@ -173,7 +177,7 @@ impl DeadLetters {
     }
 
     /// Removes one for good.
-    pub(in crate::queue) async fn remove(&mut self, held: Held) -> Result<(), JobError> {
+    pub(in crate::queue) async fn remove(&mut self, held: UnackedLetter) -> Result<(), JobError> {
         let failed =
             |why: &str| broken(format!("{}: a dead letter could not be removed, it is still there: {why}", self.place));
         match timeout(self.limit, held.delivery.acker.ack(BasicAckOptions::default())).await {
@@ -201,7 +205,7 @@ impl DeadLetters {
     }
 }
 
-impl Held {
+impl UnackedLetter {
     pub(in crate::queue) fn size(&self) -> usize {
         self.delivery.data.len()
     }

@@ -23,7 +23,7 @@ pub(super) fn connecting(place: &str, node: &AMQPUri, error: Error) -> JobError 
     };
     let text = refused.get_message();
     match refused.kind() {
-        // Others may disconnect, or somebody raises the limit.
+        // Others may disconnect, or the limit may be raised.
         _ if limit(text.as_str()).is_some() => {
             broken(format!("{place} takes no more connections of this worker, server or command: {}", reason(&error)))
                 .caused_by(error)
@@ -53,7 +53,7 @@ fn advice(text: &str, node: &AMQPUri) -> Option<&'static str> {
         ("UnknownCA", "the server does not know the authority of the client certificate in queue.client_cert"),
         ("HandshakeFailure", "the server may require a client certificate: queue.client_cert and queue.client_key"),
     ];
-    // The usual ports of RabbitMQ, which somebody mistakes for each other.
+    // The usual ports of RabbitMQ, which are easily mistaken for each other.
     let closed = ["failed to parse", "reset", "abort", "closed", "unexpected end", "eof", "invalid"].iter();
     if !text.contains("refused") && closed.clone().any(|word| text.to_lowercase().contains(word)) {
         match node.authority.port {

@@ -41,7 +41,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(in crate::queue) struct Handle {
     /// Absent once the broker was notified.
-    open: Option<Open>,
+    open: Option<OpenDelivery>,
     kind: JobKind,
     redelivered: bool,
     exchange: ShortString,
@@ -50,7 +50,7 @@ pub(in crate::queue) struct Handle {
 }
 
 /// The data needed to acknowledge.
-struct Open {
+struct OpenDelivery {
     acker: lapin::Acker,
     /// Only an open channel can acknowledge, and it stays open while it is held.
     channel: Channel,
@@ -60,7 +60,7 @@ struct Open {
 impl Handle {
     pub(super) fn new(kind: JobKind, delivery: Delivery, channel: Channel, publisher: Publisher) -> Self {
         Self {
-            open: Some(Open { acker: delivery.acker, channel, publisher }),
+            open: Some(OpenDelivery { acker: delivery.acker, channel, publisher }),
             kind,
             redelivered: delivery.redelivered,
             exchange: delivery.exchange,
@@ -258,7 +258,7 @@ fn shortened(text: &str) -> &str {
     &text[..text.floor_char_boundary(LONGEST_REASON)]
 }
 
-impl Open {
+impl OpenDelivery {
     async fn ack(self) {
         // Nothing is lost if the acknowledgment does not arrive: the broker redelivers the message.
         match timeout(TIMEOUT, self.acker.ack(BasicAckOptions::default())).await {

@@ -19,10 +19,10 @@ const ASK_EVERY: Duration = Duration::from_secs(15);
 const REFUSAL_COUNTS: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
-pub(super) struct Links(Mutex<State>);
+pub(super) struct Links(Mutex<LinkStates>);
 
 #[derive(Debug, Default)]
-struct State {
+struct LinkStates {
     publish: Link,
     consume: Link,
     /// When the publishing connection was last retried.
@@ -162,7 +162,7 @@ impl Links {
 
     pub(super) fn health(&self) -> Health {
         let mut state = self.lock();
-        let (connected, consuming, since) = state.look();
+        let (connected, consuming, since) = state.refresh();
         let blocked = state.why_blocked();
         state.refused.retain(|_, (at, _)| at.elapsed() < REFUSAL_COUNTS);
         let refused: Vec<_> = state.refused.values().map(|(_, why)| why.as_str()).collect();
@@ -170,24 +170,24 @@ impl Links {
         Health { connected, consuming, since, last_error: state.last_error.clone(), blocked, refused }
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    fn change(&self, change: impl FnOnce(&mut LinkStates)) {
         let mut state = self.lock();
         change(&mut state);
-        state.look();
+        state.refresh();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, LinkStates> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl LinkStates {
     fn why_blocked(&self) -> Option<String> {
         let unknown = || "for a reason that it has not told".to_owned();
         self.publish.is_blocked().then(|| self.blocked.clone().unwrap_or_else(unknown))
     }
 
-    fn look(&mut self) -> (bool, bool, Timestamp) {
+    fn refresh(&mut self) -> (bool, bool, Timestamp) {
         let used = !matches!((&self.publish, &self.consume), (Link::Unused, Link::Unused));
         let connected = used && !self.publish.is_down() && !self.consume.is_down();
         let consuming = self.wanted > 0 && self.live >= self.wanted && !self.consume.is_down();

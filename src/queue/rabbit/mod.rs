@@ -35,7 +35,7 @@ use tracing::warn;
 pub use self::rights::MissingRights;
 pub use self::tls::TlsFiles;
 pub use self::topology::{DEAD_EXCHANGE, DEAD_LETTERS, EVENTS, JOBS, queue_of};
-use self::{connect::Connector, links::Links};
+use self::{connect::RabbitConnector, links::Links};
 pub(super) use self::{
     consume::RabbitConsumer, dead::DeadLetters, handle::Handle, publish::Publisher, subscribe::Subscription,
 };
@@ -80,22 +80,22 @@ pub struct RabbitQueue {
 /// The state shared by all parts of a [`RabbitQueue`].
 #[derive(Debug)]
 struct Core {
-    connector: Connector,
+    connector: RabbitConnector,
     options: RabbitOptions,
     links: Links,
     /// Held by the reader of dead letters.
     dead: Arc<Mutex<()>>,
     /// Whether nothing may be declared.
-    looks_only: AtomicBool,
+    passive: AtomicBool,
 }
 
 impl RabbitQueue {
-    /// `url` is an `amqp://` or `amqps://` address, also of several hosts; an error names the setting `queue.url` and no
-    /// password.
+    /// `url` is an `amqp://` or `amqps://` address, also of several hosts; an error names the setting `queue.url` and
+    /// no password.
     pub fn new(url: &str, options: RabbitOptions) -> Result<Self, JobError> {
-        let connector = Connector::new(url, &options)?;
+        let connector = RabbitConnector::new(url, &options)?;
         let (links, dead) = (Links::default(), Arc::default());
-        let core = Arc::new(Core { connector, options, links, dead, looks_only: AtomicBool::new(false) });
+        let core = Arc::new(Core { connector, options, links, dead, passive: AtomicBool::new(false) });
         Ok(Self { publisher: Publisher::new(core.clone()), core })
     }
 
@@ -115,8 +115,8 @@ impl RabbitQueue {
     }
 
     /// What does not exist. From now on, connections of this process declare nothing.
-    pub(super) async fn look(&self, within: Duration) -> Result<Vec<String>, JobError> {
-        self.core.looks_only.store(true, Ordering::Relaxed);
+    pub(super) async fn missing(&self, within: Duration) -> Result<Vec<String>, JobError> {
+        self.core.passive.store(true, Ordering::Relaxed);
         self.ready(within).await?;
         self.publisher.missing().await
     }

@@ -169,8 +169,8 @@ pub(super) fn as_submission(properties: BasicProperties) -> BasicProperties {
     }
 }
 
-/// The `message_id` of a message that was sent without one, by which a returned message is recognized. It is no UUID, so
-/// that nobody takes it for a job's id.
+/// The `message_id` of a message that was sent without one, by which a returned message is recognized. It is no UUID,
+/// so that nobody takes it for a job's id.
 pub(super) fn copy_id() -> ShortString {
     format!("{COPY}{}", uuid::Uuid::now_v7()).into()
 }

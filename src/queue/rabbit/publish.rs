@@ -48,7 +48,7 @@ pub(in crate::queue) struct Publisher {
 }
 
 /// How often a publisher that waits looks whether the broker has blocked it.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const CHECK_EVERY: Duration = Duration::from_millis(100);
 
 /// How long after a confirmation the broker may say that it blocks the connection.
 const SAID_WITHIN: Duration = Duration::from_millis(500);
@@ -123,7 +123,7 @@ impl Publisher {
         }
     }
 
-    /// Declares the queue again before the next use; somebody may have deleted it.
+    /// Declares the queue again before the next use; it may have been deleted.
     pub(super) async fn forget_later(&self) {
         *self.later.lock().await = None;
     }
@@ -351,7 +351,7 @@ impl Publisher {
                     return Err(self.unconfirmed(message).await);
                 }
             },
-            // It may take hours. What was sent may arrive after that; whoever sends it again duplicates it.
+            // It may take hours. What was sent may arrive after that; sending it again would duplicate it.
             error = self.until_blocked() => return Err(error),
         };
         let accepted = !confirmation.is_nack();
@@ -386,7 +386,7 @@ impl Publisher {
             if let Some(error) = self.blocked() {
                 return error;
             }
-            sleep(LOOK_EVERY).await;
+            sleep(CHECK_EVERY).await;
         }
     }
 
@@ -456,7 +456,7 @@ impl Publisher {
             *later = None;
         }
         let connection = self.core.connector.connect("publish").await?;
-        if !self.core.looks_only.load(Ordering::Relaxed) {
+        if !self.core.passive.load(Ordering::Relaxed) {
             topology::declare(&self.core.connector, &connection, &self.core.options).await?;
         }
         self.core.links.publish_blocked(None);

@@ -15,7 +15,7 @@ use tracing::debug;
 
 use super::{
     RabbitOptions,
-    connect::Connector,
+    connect::RabbitConnector,
     errors::{broken, differs, is_missing, is_refused, reason},
     rights,
 };
@@ -51,7 +51,7 @@ pub fn queue_of(kind: JobKind) -> &'static str {
 /// Declares everything, and reports what exists with other arguments. Where the user may not declare, it is enough that
 /// everything exists.
 pub(super) async fn declare(
-    connector: &Connector,
+    connector: &RabbitConnector,
     connection: &Connection,
     options: &RabbitOptions,
 ) -> Result<(), JobError> {
@@ -62,10 +62,10 @@ pub(super) async fn declare(
     }
 }
 
-/// What does not exist, without declaring it. What exists is compared with what is needed, and where something is missing,
-/// the user must be allowed to declare.
+/// What does not exist, without declaring it. What exists is compared with what is needed, and where something is
+/// missing, the user must be allowed to declare.
 pub(super) async fn missing(
-    connector: &Connector,
+    connector: &RabbitConnector,
     connection: &Connection,
     options: &RabbitOptions,
 ) -> Result<Vec<String>, JobError> {
@@ -84,7 +84,7 @@ pub(super) async fn missing(
 }
 
 /// Whether the queue exists; `None` if the broker did not say.
-pub(super) async fn exists(connector: &Connector, connection: &Connection, queue: &str) -> Option<bool> {
+pub(super) async fn exists(connector: &RabbitConnector, connection: &Connection, queue: &str) -> Option<bool> {
     let asked = async {
         let channel = connection.create_channel().await?;
         channel.queue_declare(queue.into(), passive(), FieldTable::default()).await
@@ -271,7 +271,7 @@ impl<'a> Topology<'a> {
         }
     }
 
-    /// A user that may neither declare nor bind relies on whoever declared.
+    /// A user that may neither declare nor bind relies on the client that declared.
     async fn bind(&mut self, queue: &str, exchange: &str, key: &str) -> Result<(), Failed> {
         if !self.may_bind || self.missing.is_some() {
             return Ok(());
@@ -330,7 +330,7 @@ fn text(value: &str) -> AMQPValue {
 
 impl Failed {
     /// The broker's message names the property and both values.
-    fn explain(self, connector: &Connector) -> JobError {
+    fn explain(self, connector: &RabbitConnector) -> JobError {
         let Self { what, error, refused } = self;
         let (place, said) = (connector.place(), reason(&error));
         let name = what.strip_prefix("the exchange ").map(str::to_owned);

@@ -33,7 +33,7 @@ use tracing::warn;
 use super::{
     Checksums, S3Settings,
     settings::{BucketSettings, PathStyle, S3Credentials},
-    stall::Patient,
+    stall::StallTimeoutClient,
 };
 use crate::egress::has_native_roots;
 
@@ -52,10 +52,10 @@ const HOST_PER_BUCKET: [&str; 5] =
 
 /// Clones share connections and credentials.
 #[derive(Debug, Clone)]
-pub struct S3Client(Arc<Shared>);
+pub struct S3Client(Arc<ClientCache>);
 
 #[derive(Debug)]
-struct Shared {
+struct ClientCache {
     settings: S3Settings,
     usual: OnceCell<Built>,
     own: BTreeMap<String, OnceCell<Built>>,
@@ -76,7 +76,7 @@ impl S3Client {
     /// Nothing is loaded before the first use.
     pub fn new(settings: S3Settings) -> Self {
         let own = settings.buckets.keys().map(|bucket| (bucket.clone(), OnceCell::new())).collect();
-        Self(Arc::new(Shared { settings, usual: OnceCell::new(), own }))
+        Self(Arc::new(ClientCache { settings, usual: OnceCell::new(), own }))
     }
 
     pub fn settings(&self) -> &S3Settings {
@@ -217,7 +217,7 @@ async fn common(settings: &S3Settings, options: &BucketSettings) -> SdkConfig {
         .or_else(ProfileFileRegionProvider::new())
         .or_else(Region::from_static(DEFAULT_REGION));
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
-        .http_client(SharedHttpClient::new(Patient::new(http_client(settings), settings.read_timeout)))
+        .http_client(SharedHttpClient::new(StallTimeoutClient::new(http_client(settings), settings.read_timeout)))
         .region(region)
         // One third each, so that a hanging attempt leaves time for another.
         .timeout_config(timeouts(settings, settings.operation_timeout / 3, settings.operation_timeout))

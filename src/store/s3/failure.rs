@@ -224,8 +224,8 @@ fn clock_difference<E>(error: &SdkError<E>) -> Option<i64> {
     (ahead.abs() > TOLERATED).then_some(ahead)
 }
 
-/// What a proxy or a web server says instead of a store, which describes its errors in XML, with a code, and redirects to
-/// regions alone.
+/// What a proxy or a web server says instead of a store, which describes its errors in XML, with a code, and redirects
+/// to regions alone.
 fn page_instead<E: ProvideErrorMetadata>(error: &SdkError<E>, status: u16) -> Option<String> {
     if error.code().is_some() || header(error, "x-amz-bucket-region").is_some() {
         return None;

@@ -29,7 +29,7 @@ struct Partial {
 }
 
 /// How a body ended.
-enum Body {
+enum BodyEnd {
     Whole,
     /// It was interrupted and can be resumed.
     Broken(String),
@@ -44,8 +44,8 @@ pub(in crate::store) async fn read(client: &S3Client, at: &S3Location, cap: u64)
         let before = partial.bytes.len();
         let answer = ask(client, at, &mut partial).await?;
         match receive(answer, cap, client.settings().read_timeout, &mut partial).await? {
-            Body::Whole => return Ok(partial.bytes),
-            Body::Broken(reason) => {
+            BodyEnd::Whole => return Ok(partial.bytes),
+            BodyEnd::Broken(reason) => {
                 if partial.bytes.len() >= before + WORTH_GOING_ON {
                     left = pauses();
                 }
@@ -91,7 +91,12 @@ fn starts_at(range: &str, wanted: usize) -> bool {
     start.and_then(|start| start.parse().ok()) == Some(wanted)
 }
 
-async fn receive(answer: GetObjectOutput, cap: u64, window: Duration, partial: &mut Partial) -> Result<Body, S3Error> {
+async fn receive(
+    answer: GetObjectOutput,
+    cap: u64,
+    window: Duration,
+    partial: &mut Partial,
+) -> Result<BodyEnd, S3Error> {
     if partial.total.is_some_and(|total| total > cap) {
         return Err(S3Error::TooLarge(partial.total));
     }
@@ -104,7 +109,7 @@ async fn receive(answer: GetObjectOutput, cap: u64, window: Duration, partial: &
             Err(_) => {
                 let reason =
                     format!("it sent {progress} bytes in {} s, less than {LEAST_PROGRESS}", window.as_secs_f64());
-                return Ok(Body::Broken(reason));
+                return Ok(BodyEnd::Broken(reason));
             }
             Ok(None) => break,
             Ok(Some(Err(error))) => {
@@ -112,7 +117,7 @@ async fn receive(answer: GetObjectOutput, cap: u64, window: Duration, partial: &
                 if partial.total.is_some_and(|total| partial.bytes.len() as u64 >= total) {
                     partial.bytes.clear();
                 }
-                return Ok(Body::Broken(chain(&error).join(": ")));
+                return Ok(BodyEnd::Broken(chain(&error).join(": ")));
             }
             Ok(Some(Ok(piece))) => piece,
         };
@@ -127,8 +132,8 @@ async fn receive(answer: GetObjectOutput, cap: u64, window: Duration, partial: &
     }
     match partial.total {
         Some(total) if (partial.bytes.len() as u64) < total => {
-            Ok(Body::Broken(format!("the response ended after {} of {total} bytes", partial.bytes.len())))
+            Ok(BodyEnd::Broken(format!("the response ended after {} of {total} bytes", partial.bytes.len())))
         }
-        Some(_) | None => Ok(Body::Whole),
+        Some(_) | None => Ok(BodyEnd::Whole),
     }
 }

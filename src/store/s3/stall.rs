@@ -25,39 +25,39 @@ const PIECE: usize = 64 << 10;
 
 /// Each request fails once the server has neither taken a piece of it nor begun to respond for `window`.
 #[derive(Debug)]
-pub struct Patient {
+pub struct StallTimeoutClient {
     inner: SharedHttpClient,
     window: Duration,
 }
 
-impl Patient {
+impl StallTimeoutClient {
     pub fn new(inner: SharedHttpClient, window: Duration) -> Self {
         Self { inner, window }
     }
 }
 
-impl HttpClient for Patient {
+impl HttpClient for StallTimeoutClient {
     fn http_connector(&self, settings: &HttpConnectorSettings, components: &RuntimeComponents) -> SharedHttpConnector {
         let inner = self.inner.http_connector(settings, components);
-        SharedHttpConnector::new(PatientConnector { inner, window: self.window })
+        SharedHttpConnector::new(StallTimeoutConnector { inner, window: self.window })
     }
 }
 
 #[derive(Debug)]
-struct PatientConnector {
+struct StallTimeoutConnector {
     inner: SharedHttpConnector,
     window: Duration,
 }
 
-impl HttpConnector for PatientConnector {
+impl HttpConnector for StallTimeoutConnector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let progress = Progress::default();
+        let progress = LastProgress::default();
         let request = if request.body().content_length() == Some(0) {
             request
         } else {
             let progress = progress.clone();
             request.map(move |body| {
-                SdkBody::from_body_1_x(Watched { body, left: Bytes::new(), progress: progress.clone() })
+                SdkBody::from_body_1_x(StallBody { body, left: Bytes::new(), progress: progress.clone() })
             })
         };
         let (answer, window) = (self.inner.call(request), self.window);
@@ -80,15 +80,15 @@ impl HttpConnector for PatientConnector {
 
 /// When the server last took a piece.
 #[derive(Debug, Clone)]
-struct Progress(Arc<Mutex<Instant>>);
+struct LastProgress(Arc<Mutex<Instant>>);
 
-impl Default for Progress {
+impl Default for LastProgress {
     fn default() -> Self {
         Self(Arc::new(Mutex::new(Instant::now())))
     }
 }
 
-impl Progress {
+impl LastProgress {
     fn last(&self) -> Instant {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -99,14 +99,14 @@ impl Progress {
 }
 
 /// A body that is handed out piece by piece.
-struct Watched {
+struct StallBody {
     body: SdkBody,
     /// What the body gave and is not handed out yet.
     left: Bytes,
-    progress: Progress,
+    progress: LastProgress,
 }
 
-impl Body for Watched {
+impl Body for StallBody {
     type Data = Bytes;
     type Error = <SdkBody as Body>::Error;
 

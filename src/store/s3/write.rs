@@ -61,7 +61,7 @@ pub(super) async fn write(client: &S3Client, object: NewObject<'_>) -> Result<[u
         has_checksums: client.settings().checksums == Checksums::Supported,
     };
     let written = if bytes.len() as u64 > client.settings().multipart_above {
-        upload.in_parts(&Content::Memory(bytes)).await
+        upload.in_parts(&UploadSource::Memory(bytes)).await
     } else {
         upload.whole(bytes, digest).await
     };
@@ -76,7 +76,7 @@ pub(super) async fn write_file(client: &S3Client, at: &S3Location, path: &Path, 
     let file = path.to_owned();
     let (digest, size) = blocking(move || digest_of(&file).map_err(|error| io_error(&file, "read", error))).await?;
     if size as u64 <= client.settings().multipart_above {
-        let bytes = Content::File(path.to_owned(), size).part(0..size).await;
+        let bytes = UploadSource::File(path.to_owned(), size).part(0..size).await;
         let bytes = bytes.map_err(|error| error.for_written(&at.to_string(), client))?.to_vec();
         return write(client, NewObject { at, bytes, media_type: media }).await.map(drop);
     }
@@ -88,7 +88,7 @@ pub(super) async fn write_file(client: &S3Client, at: &S3Location, path: &Path, 
         digest,
         has_checksums: client.settings().checksums == Checksums::Supported,
     };
-    let sent = upload.in_parts(&Content::File(path.to_owned(), size)).await;
+    let sent = upload.in_parts(&UploadSource::File(path.to_owned(), size)).await;
     sent.map_err(|error| error.for_written(&at.to_string(), client))
 }
 
@@ -128,13 +128,13 @@ fn digest_of(path: &Path) -> std::io::Result<(String, usize)> {
 }
 
 /// What is sent in parts.
-enum Content {
+enum UploadSource {
     Memory(Bytes),
     /// A file, and its size.
     File(PathBuf, usize),
 }
 
-impl Content {
+impl UploadSource {
     fn len(&self) -> usize {
         match self {
             Self::Memory(bytes) => bytes.len(),
@@ -195,7 +195,7 @@ impl Upload<'_> {
         Ok(())
     }
 
-    async fn in_parts(&self, content: &Content) -> Result<(), S3Error> {
+    async fn in_parts(&self, content: &UploadSource) -> Result<(), S3Error> {
         let (algorithm, key) = encryption(self.client);
         let begun = self
             .sdk
@@ -216,13 +216,13 @@ impl Upload<'_> {
         };
         let sent = self.parts(id, content).await;
         if sent.is_err() {
-            // Its parts would be paid for until somebody deletes them.
+            // Its parts would be paid for until they are deleted.
             self.abort(id).await;
         }
         sent
     }
 
-    async fn parts(&self, id: &str, content: &Content) -> Result<(), S3Error> {
+    async fn parts(&self, id: &str, content: &UploadSource) -> Result<(), S3Error> {
         let parts = ranges(content.len()).into_iter().enumerate().map(|(index, range)| {
             let number = i32::try_from(index + 1).unwrap_or(i32::MAX);
             self.part(id, number, content, range)
@@ -247,7 +247,7 @@ impl Upload<'_> {
         &self,
         id: &str,
         number: i32,
-        content: &Content,
+        content: &UploadSource,
         range: Range<usize>,
     ) -> Result<CompletedPart, S3Error> {
         let bytes = content.part(range).await?;

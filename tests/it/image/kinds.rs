@@ -157,16 +157,16 @@ fn damage_before_the_end_marker_is_noticed() {
 #[test]
 fn the_memory_of_a_picture_is_bounded_by_its_setting() {
     let png = encode(&gradient(1000, 1000).into(), ImageFormat::Png);
-    let limits = Limits { max_memory: 4 << 20, ..Limits::default() };
+    let limits = DecodeLimits { max_memory: 4 << 20, ..DecodeLimits::default() };
     let error = image::decode("p.png", &png, &limits).expect_err("too much");
     assert_eq!(error.to_string(), "p.png: decoding needs 8 MiB of memory; the limit, image.max_memory, is 4 MiB");
-    assert_eq!(image::look("p.png", &png, &limits).expect_err("too much").code(), "image_too_large");
-    assert!(image::decode("p.png", &png, &Limits { max_memory: 8 << 20, ..limits }).is_ok());
+    assert_eq!(image::probe("p.png", &png, &limits).expect_err("too much").code(), "image_too_large");
+    assert!(image::decode("p.png", &png, &DecodeLimits { max_memory: 8 << 20, ..limits }).is_ok());
 }
 
 #[test]
 fn the_defaults_take_large_phones_and_panoramas() {
     for (width, height) in [(12_000, 9_000), (20_000, 5_000), (5_000, 20_000)] {
-        Limits::default().check_size("p", (width, height)).expect("within the limits");
+        DecodeLimits::default().check_size("p", (width, height)).expect("within the limits");
     }
 }

@@ -5,7 +5,7 @@
 use std::io::Cursor;
 use std::path::Path;
 
-use acetate::image::{self, Decoded, Limits};
+use acetate::image::{self, DecodeLimits, Decoded};
 use acetate::job::JobError;
 use image_crate::codecs::jpeg::JpegEncoder;
 use image_crate::{DynamicImage, GrayImage, ImageBuffer, ImageFormat, Luma, Rgb, RgbImage, Rgba, RgbaImage, imageops};
@@ -19,7 +19,7 @@ fn file(name: &str) -> Vec<u8> {
 }
 
 fn decode(name: &str, bytes: &[u8]) -> Result<Decoded, JobError> {
-    image::decode(name, bytes, &Limits::default())
+    image::decode(name, bytes, &DecodeLimits::default())
 }
 
 fn decode_file(name: &str) -> Decoded {

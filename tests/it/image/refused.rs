@@ -78,9 +78,9 @@ fn a_decompression_bomb_is_refused_by_its_header() {
 #[test]
 fn limits_are_the_callers() {
     let png = encode(&gradient(60, 40).into(), ImageFormat::Png);
-    let limits = |change: fn(&mut Limits)| {
+    let limits = |change: fn(&mut DecodeLimits)| {
         let mut limits =
-            Limits { max_width: 60, max_height: 40, max_pixels: 2400, max_bytes: 1 << 20, max_memory: 1 << 20 };
+            DecodeLimits { max_width: 60, max_height: 40, max_pixels: 2400, max_bytes: 1 << 20, max_memory: 1 << 20 };
         change(&mut limits);
         image::decode("p", &png, &limits).map(|decoded| decoded.pixels.dimensions()).map_err(|error| error.code())
     };
@@ -216,8 +216,13 @@ fn damage_does_not_panic() {
     .map(|name| file(name))
     .collect();
     files.push(encode(&grey, ImageFormat::Png));
-    let small =
-        Limits { max_width: 4096, max_height: 4096, max_pixels: 1 << 20, max_bytes: 1 << 20, max_memory: 64 << 20 };
+    let small = DecodeLimits {
+        max_width: 4096,
+        max_height: 4096,
+        max_pixels: 1 << 20,
+        max_bytes: 1 << 20,
+        max_memory: 64 << 20,
+    };
     for (index, bytes) in files.iter().enumerate() {
         let random = noise(600, index as u64 + 50);
         for hit in random.chunks_exact(3) {

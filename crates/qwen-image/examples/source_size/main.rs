@@ -10,7 +10,7 @@ use std::{env, error::Error, fs, path::PathBuf, time::Instant};
 use image::{Rgb, RgbImage, RgbaImage};
 use qwen_image::{
     image_processor::{bicubic_rgb, composite, lanczos},
-    source_size::{Fidelity, at_source_size, fidelity},
+    source_size::{CompositeFidelity, at_source_size, fidelity},
 };
 
 use crate::scenes::{Random, Scene};
@@ -43,7 +43,7 @@ fn measure(truth: &[RgbaImage], shrink: u32) -> Result<String, Box<dyn Error>> {
     let resized: Vec<_> = small.iter().map(|layer| lanczos(layer, width, height)).collect();
     let made = at_source_size(&source, &small)?;
     let before = fidelity(&source, &resized)?;
-    let Fidelity { psnr, max_error } = fidelity(&source, &made)?;
+    let CompositeFidelity { psnr, max_error } = fidelity(&source, &made)?;
     let alphas = |layers: &[RgbaImage]| layers.iter().skip(1).map(alpha).collect::<Vec<_>>();
     let bicubic: Vec<_> = small.iter().skip(1).map(|layer| bicubic_alpha(layer, width, height)).collect();
     let cleaned: Vec<Vec<f64>> = bicubic.iter().map(|alpha| alpha.iter().copied().map(clean).collect()).collect();
@@ -119,7 +119,7 @@ fn large(scene: &Scene) -> Result<(), Box<dyn Error>> {
     let layers = at_source_size(&source, &small)?;
     let (seconds, cpu) = (start.elapsed().as_secs_f64(), cpu_seconds() - cpu);
     let peak = peak_memory();
-    let Fidelity { psnr, max_error } = fidelity(&source, &layers)?;
+    let CompositeFidelity { psnr, max_error } = fidelity(&source, &layers)?;
     println!("\n{width}x{height}, 4 layers from {}x{}: {seconds:.2} s, {cpu:.2} s of processor time", MODEL.0, MODEL.1);
     if let (Some(before), Some(peak)) = (before, peak) {
         println!("peak memory {peak} MiB, {before} MiB before the step (with the picture, {} MiB)", source.len() >> 20);

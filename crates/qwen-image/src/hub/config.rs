@@ -7,6 +7,7 @@ use std::time::Duration;
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
+/// The hub's address, its cache, and how downloads behave.
 #[derive(Debug, Clone)]
 pub struct HubConfig {
     /// Address of the hub, without a slash at the end.
@@ -21,6 +22,7 @@ pub struct HubConfig {
     pub use_proxy: bool,
     /// A PEM file of certificate authorities that are trusted in addition to the system's.
     pub ca_file: Option<PathBuf>,
+    /// The timeouts and retries of requests.
     pub retry: Retry,
     /// Returns the free space of a folder in bytes; replaced in tests.
     pub available_space: fn(&Path) -> std::io::Result<u64>,

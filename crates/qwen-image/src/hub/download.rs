@@ -7,10 +7,10 @@ use std::path::Path;
 use super::cache::{RepoCache, create_parent};
 use super::event::{DownloadEvent, Events, emit};
 use super::hash::Hasher;
-use super::http::{Client, Piece, Stream, TransferError, encode_part, encode_path, pause};
+use super::http::{Client, Piece, ResponseBody, TransferError, encode_part, encode_path, pause};
 use super::listing::{RemoteFile, RepoListing};
 use super::reference::{data_set, is_commit};
-use super::retry::Backoff;
+use super::retry::TransferBackoff;
 use super::{HubError, Retry};
 
 /// The maximum size of a list of files; the longest on the hub are a few megabytes.
@@ -29,7 +29,7 @@ pub(super) struct Download<'a> {
 }
 
 /// An attempt that ended before the file was complete.
-enum Setback {
+enum DownloadFault {
     Failed(TransferError),
     /// The bytes do not match the listing, so they cannot be resumed.
     Wrong {
@@ -39,7 +39,7 @@ enum Setback {
     Stop(HubError),
 }
 
-impl From<HubError> for Setback {
+impl From<HubError> for DownloadFault {
     fn from(error: HubError) -> Self {
         Self::Stop(error)
     }
@@ -50,7 +50,7 @@ impl Download<'_> {
     pub fn listing(&self, events: &mut Events<'_>) -> Result<RepoListing, HubError> {
         let models = if data_set(self.id).is_some() { "" } else { "models/" };
         let path = format!("api/{models}{}/revision/{}?blobs=true", self.id, encode_part(self.revision));
-        let mut backoff = Backoff::new(self.retry);
+        let mut backoff = TransferBackoff::new(self.retry);
         let mut unanswered = 0;
         loop {
             match read_whole(&self.client.get(&path, 0), events)? {
@@ -101,9 +101,9 @@ impl Download<'_> {
         loop {
             match self.fill(commit, file, &partial, events) {
                 Ok(()) => break,
-                Err(Setback::Stop(error)) => return Err(error),
-                Err(Setback::Failed(failure)) => return Err(self.give_up(failure, &file.path)),
-                Err(Setback::Wrong { expected, actual }) => {
+                Err(DownloadFault::Stop(error)) => return Err(error),
+                Err(DownloadFault::Failed(failure)) => return Err(self.give_up(failure, &file.path)),
+                Err(DownloadFault::Wrong { expected, actual }) => {
                     fs::remove_file(&partial).map_err(HubError::io(&partial))?;
                     if second_try {
                         let (id, file) = (self.id.to_owned(), file.path.clone());
@@ -138,16 +138,22 @@ impl Download<'_> {
     }
 
     /// Completes the partial file and checks its hash.
-    fn fill(&self, commit: &str, file: &RemoteFile, partial: &Path, events: &mut Events<'_>) -> Result<(), Setback> {
-        let mut target = Target::open(partial, file, events)?;
+    fn fill(
+        &self,
+        commit: &str,
+        file: &RemoteFile,
+        partial: &Path,
+        events: &mut Events<'_>,
+    ) -> Result<(), DownloadFault> {
+        let mut target = PartialFile::open(partial, file, events)?;
         let url = format!("{}/resolve/{commit}/{}", self.id, encode_path(&file.path));
-        let mut backoff = Backoff::new(self.retry);
+        let mut backoff = TransferBackoff::new(self.retry);
         while target.length < file.size {
             let before = target.length;
             let stream = self.client.get(&url, before);
             match self.receive(&stream, &mut target, events) {
                 Ok(()) => {}
-                Err(Setback::Failed(failure)) => {
+                Err(DownloadFault::Failed(failure)) => {
                     let failure = match failure {
                         TransferError::Missing => {
                             TransferError::Final { reason: "the hub lists it but does not have it".to_owned() }
@@ -168,10 +174,15 @@ impl Download<'_> {
     }
 
     /// Writes one response to the file, until it ends or is interrupted.
-    fn receive(&self, stream: &Stream, target: &mut Target<'_>, events: &mut Events<'_>) -> Result<(), Setback> {
+    fn receive(
+        &self,
+        stream: &ResponseBody,
+        target: &mut PartialFile<'_>,
+        events: &mut Events<'_>,
+    ) -> Result<(), DownloadFault> {
         let size = target.file.size;
         loop {
-            match stream.next(events)?.map_err(Setback::Failed)? {
+            match stream.next(events)?.map_err(DownloadFault::Failed)? {
                 Piece::Head(head) => {
                     if let Some(total) = head.total.filter(|&total| total != size) {
                         return Err(wrong_size(size, total));
@@ -192,7 +203,7 @@ impl Download<'_> {
                 Piece::End if target.length == size => return Ok(()),
                 Piece::End => {
                     let reason = format!("the response ended after {} of {size} bytes", target.length);
-                    return Err(Setback::Failed(TransferError::Passing { reason, after: None }));
+                    return Err(DownloadFault::Failed(TransferError::Passing { reason, after: None }));
                 }
             }
         }
@@ -201,7 +212,7 @@ impl Download<'_> {
     /// Waits before the next attempt, or returns that there is none.
     fn wait(
         &self,
-        backoff: &mut Backoff,
+        backoff: &mut TransferBackoff,
         failure: TransferError,
         brought: u64,
         what: &str,
@@ -240,7 +251,7 @@ impl Download<'_> {
 }
 
 /// The partial file and the hash of what is in it.
-struct Target<'a> {
+struct PartialFile<'a> {
     file: &'a RemoteFile,
     path: &'a Path,
     disk: File,
@@ -248,7 +259,7 @@ struct Target<'a> {
     length: u64,
 }
 
-impl<'a> Target<'a> {
+impl<'a> PartialFile<'a> {
     /// Opens and hashes the partial file of an earlier attempt, or creates an empty one.
     fn open(path: &'a Path, file: &'a RemoteFile, events: &mut Events<'_>) -> Result<Self, HubError> {
         let open = File::options().read(true).write(true).create(true).truncate(false).open(path);
@@ -286,22 +297,22 @@ impl<'a> Target<'a> {
         Ok(())
     }
 
-    fn finish(self) -> Result<(), Setback> {
+    fn finish(self) -> Result<(), DownloadFault> {
         let actual = self.hasher.finish();
         let expected = self.file.hash.as_str();
         if actual != expected {
-            return Err(Setback::Wrong { expected: expected.to_owned(), actual });
+            return Err(DownloadFault::Wrong { expected: expected.to_owned(), actual });
         }
         // The content must be on disk before the name that means "complete".
         Ok(self.disk.sync_data().map_err(HubError::io(self.path))?)
     }
 }
 
-fn wrong_size(expected: u64, actual: u64) -> Setback {
-    Setback::Wrong { expected: format!("{expected} bytes"), actual: format!("{actual} bytes") }
+fn wrong_size(expected: u64, actual: u64) -> DownloadFault {
+    DownloadFault::Wrong { expected: format!("{expected} bytes"), actual: format!("{actual} bytes") }
 }
 
-fn read_whole(stream: &Stream, events: &mut Events<'_>) -> Result<Result<Vec<u8>, TransferError>, HubError> {
+fn read_whole(stream: &ResponseBody, events: &mut Events<'_>) -> Result<Result<Vec<u8>, TransferError>, HubError> {
     let mut whole = Vec::new();
     loop {
         match stream.next(events)? {

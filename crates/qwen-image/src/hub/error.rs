@@ -1,94 +1,233 @@
-//! Why a model is not available, and how to fix it.
+//! Why a model is not available, and how to fix it in terms of [`HubConfig`](super::HubConfig). A program whose users
+//! do not set that type must say it in the terms of its own settings.
 
 use std::path::{Path, PathBuf};
 
 use super::Small;
 
+/// Why a model, a LoRA or a data set is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
+    /// A text that names no model.
     #[error(
         "{text:?} is not the name of a model: {reason}; give a folder, or a hub id such as Qwen/Qwen-Image-Layered"
     )]
-    Reference { text: String, reason: String },
+    Reference {
+        /// The text.
+        text: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A text that names no LoRA.
     #[error(
         "{text:?} is not a LoRA: {reason}; give a .safetensors file, or one on the hub, such as \
          ORG/NAME:FILE.safetensors, and its strength after =, such as style.safetensors=0.8"
     )]
-    LoraReference { text: String, reason: String },
+    LoraReference {
+        /// The text.
+        text: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A repository without the LoRA.
     #[error("{id}@{revision} does not have this LoRA; name one of its files with {id}:FILE ({})", listed(found))]
     NoLora {
+        /// The hub id.
         id: String,
+        /// The branch, tag or commit.
         revision: String,
         /// The .safetensors files that it has, or the first of them.
         found: Vec<String>,
     },
+    /// A text that names no data set.
     #[error("{text:?} is not the name of a data set: {reason}; write hf://datasets/ORG/NAME")]
-    DataSetReference { text: String, reason: String },
+    DataSetReference {
+        /// The text.
+        text: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A data set without files below the path.
     #[error("{id}@{revision} has no files that were asked for; check the path behind the name")]
-    NoFiles { id: String, revision: String },
+    NoFiles {
+        /// The hub id.
+        id: String,
+        /// The branch, tag or commit.
+        revision: String,
+    },
+    /// A folder without a checkpoint.
     #[error("{}: {reason}; give the folder that contains model_index.json", folder.display())]
-    Folder { folder: PathBuf, reason: String },
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// What is missing.
+        reason: String,
+    },
+    /// A small checkpoint that is in none of the places.
     #[error(
-        "{}: no model was chosen, and the small default was not found in {looked}; give {} a folder in \
-         diffusers' layout or a hub id such as {id}, or set {} in the configuration; `acetate models pull {id}` \
-         downloads it, about 58 GB",
-        small.name(), flag(*small), setting(*small), id = small.full_model()
+        "{}: this small model was not found in {looked}; give a folder in diffusers' layout or a hub id such as {}",
+        small.name(), small.full_model()
     )]
-    NoSmallModel { small: Small, looked: String },
+    NoSmallModel {
+        /// The checkpoint.
+        small: Small,
+        /// The searched folders, in words.
+        looked: String,
+    },
+    /// A checkpoint inside the program that cannot be unpacked.
     #[error(
         "{}: this model is part of the program and cannot be unpacked to {} ({source}); it needs {} in a folder that can \
-         be written: set XDG_CACHE_HOME to one, or give another model with {}",
-        small.name(), folder.display(), human_bytes(*needed), flag(*small)
+         be written: set `EmbeddedModels::cache` to one, or give another model",
+        small.name(), folder.display(), human_bytes(*needed)
     )]
-    Unpack { small: Small, folder: PathBuf, needed: u64, source: std::io::Error },
+    Unpack {
+        /// The checkpoint.
+        small: Small,
+        /// The folder to unpack it to.
+        folder: PathBuf,
+        /// The space that it needs there, in bytes.
+        needed: u64,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A checkpoint inside the program, without a folder to unpack it to.
     #[error(
-        "{}: this model is part of the program, and there is no home folder with a cache to unpack it to: set \
-         XDG_CACHE_HOME to a folder that can be written, or give another model with {}",
-        small.name(), flag(*small)
+        "{}: this model is part of the program, and there is no cache to unpack it to: set `EmbeddedModels::cache` to a \
+         folder that can be written, or give another model",
+        small.name()
     )]
-    NoCacheFolder { small: Small },
+    NoCacheFolder {
+        /// The checkpoint.
+        small: Small,
+    },
+    /// [`HubConfig::endpoint`](super::HubConfig::endpoint) is not an address.
     #[error(
-        "{endpoint:?} is not an http or https address; set HF_ENDPOINT, or hub.endpoint in the configuration, to one \
-         such as https://huggingface.co, or remove it"
+        "{endpoint:?} is not an http or https address; set `HubConfig::endpoint` to one such as https://huggingface.co"
     )]
-    Endpoint { endpoint: String },
+    Endpoint {
+        /// Its value.
+        endpoint: String,
+    },
+    /// The hub does not have the repository or the revision.
     #[error("{id} has no revision {revision} at {endpoint}; check the spelling of both ({})", taken_for_id(id))]
-    NotFound { id: String, revision: String, endpoint: String },
+    NotFound {
+        /// The hub id.
+        id: String,
+        /// The branch, tag or commit.
+        revision: String,
+        /// The hub's address.
+        endpoint: String,
+    },
+    /// The hub denies access: the repository is private or gated, or does not exist.
     #[error(
         "{endpoint} denies access to {id} ({reason}): if the name is right, the repository is private or gated; accept \
-         its license at {endpoint}/{id} and set HF_TOKEN to a token that can read it ({})",
+         its license at {endpoint}/{id} and set `HubConfig::token` to a token that can read it ({})",
         taken_for_id(id)
     )]
-    Unauthorized { id: String, endpoint: String, reason: String },
+    Unauthorized {
+        /// The hub id.
+        id: String,
+        /// The hub's address.
+        endpoint: String,
+        /// The hub's response.
+        reason: String,
+    },
+    /// Files are missing, and [`HubConfig::offline`](super::HubConfig::offline) is set.
     #[error(
-        "{id}@{revision} is not complete in {} and the hub is offline; go online (HF_HUB_OFFLINE, \
-         TRANSFORMERS_OFFLINE, or hub.offline in the configuration), or run `acetate models pull {id}@{revision}` \
-         on a machine with a network and copy the cache here ({})",
+        "{id}@{revision} is not complete in {} and `HubConfig::offline` is set; go online, or download it on a machine \
+         with a network and copy the cache here ({})",
         cache.display(), taken_for_id(id)
     )]
-    Offline { id: String, revision: String, cache: PathBuf },
+    Offline {
+        /// The hub id.
+        id: String,
+        /// The branch, tag or commit.
+        revision: String,
+        /// The searched cache.
+        cache: PathBuf,
+    },
+    /// The disk is too full for a download.
     #[error(
-        "{id} needs {} more in {} and {} are free; free some space, or set HF_HOME to a larger disk",
+        "{id} needs {} more in {} and {} are free; free some space, or set `HubConfig::cache_dir` to a folder on a larger \
+         disk",
         human_bytes(*needed), folder.display(), human_bytes(*available)
     )]
-    NoSpace { id: String, needed: u64, available: u64, folder: PathBuf },
+    NoSpace {
+        /// The hub id.
+        id: String,
+        /// Bytes that are missing on disk.
+        needed: u64,
+        /// Free bytes.
+        available: u64,
+        /// The cache.
+        folder: PathBuf,
+    },
+    /// A file whose content is not that of the listing, twice.
     #[error("{id}: {file} arrived twice with the wrong content: expected {expected}, got {actual}")]
-    Checksum { id: String, file: String, expected: String, actual: String },
+    Checksum {
+        /// The hub id.
+        id: String,
+        /// The file's path in the repository.
+        file: String,
+        /// The hash in the listing.
+        expected: String,
+        /// The hash of what arrived.
+        actual: String,
+    },
+    /// The hub does not respond.
     #[error("{id}: {reason}; check the network and the spelling: {}", taken_for_id(id))]
-    Unreachable { id: String, reason: String },
+    Unreachable {
+        /// The hub id.
+        id: String,
+        /// The last failure.
+        reason: String,
+    },
+    /// A download that failed after all retries.
     #[error("{id}: {reason}; the downloaded part is kept, and the next download resumes there")]
-    Network { id: String, reason: String },
+    Network {
+        /// The hub id.
+        id: String,
+        /// The last failure.
+        reason: String,
+    },
+    /// The hub's list of files cannot be used.
     #[error("{id}: the hub's list of files cannot be used: {reason}")]
-    Listing { id: String, reason: String },
+    Listing {
+        /// The hub id.
+        id: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A repository without safetensors.
     #[error(
         "{id}@{revision} keeps weights only as pickle ({example}), which can run arbitrary code when it is loaded; use \
          a repository with .safetensors files"
     )]
-    Pickle { id: String, revision: String, example: String },
+    Pickle {
+        /// The hub id.
+        id: String,
+        /// The branch, tag or commit.
+        revision: String,
+        /// One of its pickle files.
+        example: String,
+    },
+    /// A repository without `model_index.json`.
     #[error("{id}@{revision} is not a diffusers model: it has no model_index.json")]
-    NotAModel { id: String, revision: String },
+    NotAModel {
+        /// The hub id.
+        id: String,
+        /// The branch, tag or commit.
+        revision: String,
+    },
+    /// A file or folder that cannot be read or written.
     #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: std::io::Error },
+    Io {
+        /// Its path.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The caller stopped the download, through [`Events`](super::Events).
     #[error("the download was cancelled; the downloaded part is kept")]
     Cancelled,
 }
@@ -107,20 +246,6 @@ fn taken_for_id(id: &str) -> String {
 
 fn listed(files: &[String]) -> String {
     if files.is_empty() { "it has no .safetensors files".to_owned() } else { format!("it has {}", files.join(", ")) }
-}
-
-fn flag(small: Small) -> &'static str {
-    match small {
-        Small::Layered => "--model",
-        Small::Edit => "--model (--edit-model of a workflow)",
-    }
-}
-
-fn setting(small: Small) -> &'static str {
-    match small {
-        Small::Layered => "qwen_image.model_path",
-        Small::Edit => "qwen_image.edit_model_path",
-    }
 }
 
 /// Decimal units, as disks and the hub's pages count: `57.7 GB`.

@@ -57,7 +57,7 @@ pub(super) enum TransferError {
 }
 
 /// The body of one response, which arrives on another thread.
-pub(super) struct Stream(Receiver<Result<Piece, TransferError>>);
+pub(super) struct ResponseBody(Receiver<Result<Piece, TransferError>>);
 
 pub(super) enum Piece {
     Head(Head),
@@ -93,7 +93,7 @@ impl Client {
     }
 
     /// Starts a GET of `{endpoint}/{path}` from byte `from` on. `path` must be percent-encoded.
-    pub fn get(&self, path: &str, from: u64) -> Stream {
+    pub fn get(&self, path: &str, from: u64) -> ResponseBody {
         let (sender, receiver) = sync_channel(PIECES_AHEAD);
         let (client, url) = (self.clone(), format!("{}/{path}", self.endpoint));
         // The thread ends with the response, when the receiver is dropped, or when the server stalls.
@@ -102,7 +102,7 @@ impl Client {
                 sender.send(Err(failure)).ok();
             }
         });
-        Stream(receiver)
+        ResponseBody(receiver)
     }
 
     fn send_pieces(
@@ -156,7 +156,7 @@ impl Client {
     }
 }
 
-impl Stream {
+impl ResponseBody {
     /// The next piece; sends a [`DownloadEvent::Waiting`] for every tick without one.
     ///
     /// # Errors

@@ -11,15 +11,20 @@ use super::{HubConfig, HubError};
 /// A repository with a `model_index.json` in at least one commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CachedModel {
+    /// The hub id.
     pub id: String,
+    /// Its folder in the cache.
     pub folder: PathBuf,
     /// The size on disk, including partial files. Commits share equal files.
     pub bytes: u64,
+    /// The commits with files or with a list of files.
     pub revisions: Vec<CachedRevision>,
 }
 
+/// A commit of a repository in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CachedRevision {
+    /// The commit's hash.
     pub commit: String,
     /// The branches and tags that pointed to this commit at the last update.
     pub names: Vec<String>,

@@ -17,6 +17,7 @@ const ENDING: &str = ".safetensors";
 /// A LoRA, and how strongly it applies.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lora {
+    /// The file.
     pub source: LoraSource,
     /// 1: as trained; 0: not at all.
     pub strength: f64,
@@ -28,10 +29,18 @@ pub enum LoraSource {
     /// A safetensors file, or a folder with one.
     File(PathBuf),
     /// A file of a repository. None: the one with the name that diffusers gives it.
-    Hub { id: String, revision: String, file: Option<String> },
+    Hub {
+        /// The hub id.
+        id: String,
+        /// A branch, a tag or a commit.
+        revision: String,
+        /// The file's path in the repository.
+        file: Option<String>,
+    },
 }
 
 impl Lora {
+    /// The LoRA with the strength 1.
     pub fn new(source: LoraSource) -> Self {
         Self { source, strength: 1.0 }
     }
@@ -39,14 +48,15 @@ impl Lora {
     /// Parses `FILE|ORG/NAME[@REVISION][:FILE][=STRENGTH]`.
     ///
     /// # Errors
-    /// [`HubError::LoraReference`] if it is neither, or the strength is not a number from -100 to 100.
+    /// [`HubError::LoraReference`] if it is neither, or the strength is not in [`LORA_STRENGTH`].
     pub fn parse(text: &str) -> Result<Self, HubError> {
         let (source, strength) = match text.rsplit_once('=') {
             // A file's name may have the sign, too.
             Some((source, number)) if !number.ends_with(ENDING) && !Path::new(text).exists() => {
                 let strength = number.trim().parse().ok().filter(|strength| LORA_STRENGTH.contains(strength));
                 let Some(strength) = strength else {
-                    let reason = format!("{number:?} is not a strength, a number from -100 to 100");
+                    let (least, most) = LORA_STRENGTH.into_inner();
+                    let reason = format!("{number:?} is not a strength, a number from {least} to {most}");
                     return Err(HubError::LoraReference { text: text.to_owned(), reason });
                 };
                 (source, strength)

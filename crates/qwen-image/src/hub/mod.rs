@@ -10,9 +10,9 @@
 //! downloaded. All calls block and use no async runtime.
 
 mod cache;
-mod carried;
 mod config;
 mod download;
+mod embedded_models;
 mod error;
 mod event;
 mod filter;
@@ -26,15 +26,15 @@ mod retry;
 mod small;
 mod trust;
 
-pub use carried::Carried;
 pub use config::{HubConfig, Retry, Token};
+pub use embedded_models::EmbeddedModels;
 pub use error::{HubError, human_bytes};
 pub use event::{DownloadEvent, Events};
 pub use filter::diffusers_files;
 pub use list::{CachedModel, CachedRevision, list, size_of};
 pub use lora::{LORA_STRENGTH, Lora, LoraSource, resolve_lora};
 pub use reference::{DataSetRef, ModelRef};
-pub use small::{Small, Surroundings};
+pub use small::{Small, SmallModelPaths};
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -73,7 +73,7 @@ pub fn resolve(
     let snapshot = match model {
         ModelRef::Folder(folder) => local_folder(folder)?,
         ModelRef::Hub { id, revision } => from_hub(config, id, revision, wanted, false, events)?,
-        ModelRef::Small { which, around } => local_folder(&around.find(*which)?)?,
+        ModelRef::Small { which, paths } => local_folder(&paths.find(*which)?)?,
     };
     emit(events, DownloadEvent::Finished { folder: snapshot.folder.clone() })?;
     Ok(snapshot)
@@ -84,7 +84,7 @@ pub fn resolve(
 pub fn find_local(config: &HubConfig, model: &ModelRef, wanted: &dyn Fn(&str) -> bool) -> Option<PathBuf> {
     match model {
         ModelRef::Folder(folder) => folder.is_dir().then(|| folder.clone()),
-        ModelRef::Small { which, around } => around.find(*which).ok(),
+        ModelRef::Small { which, paths } => paths.find(*which).ok(),
         ModelRef::Hub { id, revision } => {
             let cache = RepoCache::new(&config.cache_dir, id);
             cache
@@ -95,8 +95,8 @@ pub fn find_local(config: &HubConfig, model: &ModelRef, wanted: &dyn Fn(&str) ->
     }
 }
 
-/// Finds a data set, and downloads what is missing, as [`resolve`] does for models. Of a data set with a path, only what
-/// is below it.
+/// Finds a data set, and downloads what is missing, as [`resolve`] does for models. Of a data set with a path, only
+/// what is below it.
 ///
 /// # Errors
 /// See [`HubError`].

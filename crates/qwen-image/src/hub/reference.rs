@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::{HubError, Small, Surroundings};
+use super::{HubError, Small, SmallModelPaths};
 
 const DEFAULT_REVISION: &str = "main";
 
@@ -13,9 +13,19 @@ pub enum ModelRef {
     /// A diffusers folder on this machine. Nothing is downloaded.
     Folder(PathBuf),
     /// A repository on the hub, at a branch, a tag or a commit.
-    Hub { id: String, revision: String },
+    Hub {
+        /// `Org/Name`.
+        id: String,
+        /// A branch, a tag or a commit.
+        revision: String,
+    },
     /// No model was chosen: the small one that comes with acetate, searched on use.
-    Small { which: Small, around: Surroundings },
+    Small {
+        /// Which of the two.
+        which: Small,
+        /// Where it is searched.
+        paths: SmallModelPaths,
+    },
 }
 
 impl ModelRef {
@@ -59,6 +69,7 @@ impl fmt::Display for ModelRef {
 pub struct DataSetRef {
     /// `Org/Name`.
     pub id: String,
+    /// A branch, a tag or a commit.
     pub revision: String,
     /// A folder or a file in it; empty for all of it.
     pub path: String,

@@ -10,12 +10,12 @@ use super::Retry;
 const PROGRESS: u64 = 16 * 1024 * 1024;
 
 /// The number of attempts in a row with almost no data.
-pub(super) struct Backoff {
+pub(super) struct TransferBackoff {
     retry: Retry,
     waits: ExponentialBackoff,
 }
 
-impl Backoff {
+impl TransferBackoff {
     pub fn new(retry: Retry) -> Self {
         Self { waits: waits(&retry), retry }
     }
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn waits_double_up_to_the_longest_and_end() {
-        let mut backoff = Backoff::new(retry());
+        let mut backoff = TransferBackoff::new(retry());
         for expected in [1.0, 2.0, 3.0] {
             let wait = backoff.next_wait(0, None).unwrap().as_secs_f64();
             assert!((0.5 * expected..=expected).contains(&wait), "{wait}");
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn an_attempt_that_brought_much_starts_the_count_again() {
-        let mut backoff = Backoff::new(retry());
+        let mut backoff = TransferBackoff::new(retry());
         for _ in 0..20 {
             assert!(backoff.next_wait(PROGRESS, None).is_some());
         }
@@ -78,7 +78,7 @@ mod tests {
     #[test]
     fn what_the_server_asks_for_is_a_lower_bound_until_it_is_too_long() {
         let asked = Some(Duration::from_secs(60));
-        assert_eq!(Backoff::new(retry()).next_wait(0, asked), asked);
-        assert_eq!(Backoff::new(retry()).next_wait(0, Some(Duration::from_secs(301))), None);
+        assert_eq!(TransferBackoff::new(retry()).next_wait(0, asked), asked);
+        assert_eq!(TransferBackoff::new(retry()).next_wait(0, Some(Duration::from_secs(301))), None);
     }
 }

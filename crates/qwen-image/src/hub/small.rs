@@ -12,23 +12,26 @@
 //!
 //! A `models/` folder above the current folder counts only in a checkout: in `/tmp` it could be another user's.
 //!
-//! A program may also contain the checkpoints, and pass a way to unpack them ([`Surroundings::carried`]).
+//! A program may also contain the checkpoints, and pass a way to unpack them ([`SmallModelPaths::embedded`]).
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Carried, HubError};
+use super::{EmbeddedModels, HubError};
 
+/// The small trained checkpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Small {
     /// Splits pictures into layers.
     Layered,
+    /// Edits pictures by instruction.
     Edit,
 }
 
 impl Small {
+    /// Both of them.
     pub const ALL: [Self; 2] = [Self::Layered, Self::Edit];
 
     /// The name of its folder below `models/`.
@@ -58,13 +61,16 @@ impl Small {
 
 /// The program's folder and the current folder, as absolute paths; unknown ones are not searched.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Surroundings {
+pub struct SmallModelPaths {
+    /// The path of the running program.
     pub executable: Option<PathBuf>,
+    /// The folder that the program was started in.
     pub current_dir: Option<PathBuf>,
-    pub carried: Option<Carried>,
+    /// The checkpoints inside the program, which are used last.
+    pub embedded: Option<EmbeddedModels>,
 }
 
-impl Surroundings {
+impl SmallModelPaths {
     /// The first folder that really has the checkpoint, with a `model_index.json` that names its pipeline; otherwise
     /// the built-in one.
     ///
@@ -81,8 +87,8 @@ impl Surroundings {
                 None => {}
             }
         }
-        if let Some(carried) = &self.carried {
-            return (carried.unpack)(small, carried.cache.as_deref());
+        if let Some(embedded) = &self.embedded {
+            return (embedded.unpack)(small, embedded.cache.as_deref());
         }
         // A checkout may be above the program or above the current folder.
         others.dedup();
@@ -166,12 +172,12 @@ mod tests {
 
         /// What is found by this program, started in this folder.
         fn find(&self, executable: &str, current_dir: &str, small: Small) -> Result<PathBuf, String> {
-            let around = Surroundings {
+            let paths = SmallModelPaths {
                 executable: Some(self.path(executable)),
                 current_dir: Some(self.path(current_dir)),
-                carried: None,
+                embedded: None,
             };
-            around.find(small).map_err(|error| error.to_string())
+            paths.find(small).map_err(|error| error.to_string())
         }
 
         fn found(&self, current_dir: &str) -> PathBuf {
@@ -234,31 +240,27 @@ mod tests {
     fn what_the_program_carries_comes_last() {
         let place = Fixture::new().layered("work/models");
         let unpack = |small: Small, cache: Option<&Path>| Ok(cache.unwrap().join(small.name()));
-        let around = Surroundings {
+        let paths = SmallModelPaths {
             executable: None,
             current_dir: Some(place.path("work")),
-            carried: Some(Carried { cache: Some("/cache".into()), unpack }),
+            embedded: Some(EmbeddedModels { cache: Some("/cache".into()), unpack }),
         };
-        assert_eq!(around.find(Small::Layered).unwrap(), place.path("work/models/layered-nano"));
-        assert_eq!(around.find(Small::Edit).unwrap(), Path::new("/cache/edit-nano"));
+        assert_eq!(paths.find(Small::Layered).unwrap(), place.path("work/models/layered-nano"));
+        assert_eq!(paths.find(Small::Edit).unwrap(), Path::new("/cache/edit-nano"));
     }
 
     #[test]
     fn what_is_nowhere_is_told_with_the_places_and_the_remedies() {
         let place = Fixture::new();
-        for (small, flag, key) in [
-            (Small::Layered, "--model", "qwen_image.model_path"),
-            (Small::Edit, "--edit-model", "qwen_image.edit_model_path"),
-        ] {
+        for small in Small::ALL {
             let error = place.find("opt/bin/acetate", "work", small).unwrap_err();
-            let pull = format!("acetate models pull {}", small.full_model());
             let places = ["opt/bin/models", "opt/share/acetate/models", "work"].map(|name| place.path(name));
-            for wanted in [small.name(), flag, key, &pull].into_iter().chain(places.iter().map(|p| p.to_str().unwrap()))
-            {
+            let places = places.iter().map(|place| place.to_str().unwrap());
+            for wanted in [small.name(), small.full_model()].into_iter().chain(places) {
                 assert!(error.contains(wanted), "{wanted} is not in: {error}");
             }
         }
-        let error = Surroundings::default().find(Small::Edit).unwrap_err().to_string();
+        let error = SmallModelPaths::default().find(Small::Edit).unwrap_err().to_string();
         assert!(error.contains("not found in any folder"), "{error}");
     }
 }

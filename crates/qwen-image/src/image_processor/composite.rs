@@ -13,7 +13,8 @@ use super::ImageError;
 /// nothing blends: an alpha of 0 keeps the pixel below unchanged, including its color, and an alpha of 255 replaces it.
 ///
 /// # Errors
-/// If there is no layer, or a layer's size differs from the first one's.
+/// [`ImageError::NoLayers`] if there is no layer; [`ImageError::LayerSize`] if a layer's size differs from the first
+/// one's.
 pub fn composite<Layer: Borrow<RgbaImage>>(layers: &[Layer]) -> Result<RgbaImage, ImageError> {
     let layers: Vec<&RgbaImage> = layers.iter().map(Borrow::borrow).collect();
     let Some((&back, above)) = layers.split_first() else {
@@ -63,7 +64,7 @@ impl Compositor {
     /// Puts a layer on top, its alpha times `opacity`, from 0 to 1.
     ///
     /// # Errors
-    /// If the layer's size differs.
+    /// [`ImageError::LayerSize`] if the layer's size differs.
     pub fn add(&mut self, layer: &RgbaImage, opacity: f32) -> Result<(), ImageError> {
         let (first_width, first_height) = self.whole.dimensions();
         if layer.dimensions() != self.whole.dimensions() {
@@ -99,6 +100,7 @@ impl Compositor {
         Ok(())
     }
 
+    /// The composite, with straight alpha.
     pub fn finish(mut self) -> RgbaImage {
         for (pixel, [r, g, b, alpha]) in self.whole.chunks_exact_mut(4).zip(self.mixed) {
             if alpha >= 0.0 {

@@ -22,8 +22,8 @@ pub fn put_back_hidden(image: &mut RgbaImage, source: &RgbaImage) {
     hidden.for_each(|(pixel, source)| pixel.copy_from_slice(source));
 }
 
-/// The same for an edit, whose model sees colors without alpha. Next to what is visible, transparent pixels continue its
-/// colors, so that resizing does not mix black into the edges; alpha stays 0.
+/// The same for an edit, whose model sees colors without alpha. Next to what is visible, transparent pixels continue
+/// its colors, so that resizing does not mix black into the edges; alpha stays 0.
 ///
 /// A pixel gets the mean of the smallest visible cell that it is in, of cells of 2, 4, 8, ... pixels, as in the first
 /// half of push-pull (Gortler et al., "The Lumigraph", 1996).

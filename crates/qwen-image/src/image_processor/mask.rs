@@ -19,6 +19,7 @@ pub struct Mask(GrayImage);
 pub enum MaskCoverage {
     /// Nothing may change.
     Empty,
+    /// Some of it may change.
     Part,
     /// Everything may change, which is the same as no mask.
     Full,
@@ -61,6 +62,7 @@ impl Mask {
         }))
     }
 
+    /// Width and height in pixels.
     pub fn dimensions(&self) -> (u32, u32) {
         self.0.dimensions()
     }
@@ -78,6 +80,7 @@ impl Mask {
         self
     }
 
+    /// Whether nothing, a part or everything may change.
     pub fn coverage(&self) -> MaskCoverage {
         if self.0.iter().all(|value| *value == 0) {
             MaskCoverage::Empty
@@ -112,7 +115,8 @@ impl Mask {
         gray((width, height), self.0.as_raw().par_iter().zip(&depth).map(weight).collect())
     }
 
-    /// One value for each of `columns` x `rows` cells that cover the picture: 1 if any of its pixels may change, else 0.
+    /// One value for each of `columns` x `rows` cells that cover the picture: 1 if any of its pixels may change, else
+    /// 0.
     pub fn cells(&self, columns: usize, rows: usize) -> Vec<f32> {
         let (width, height) = (self.0.width() as usize, self.0.height() as usize);
         let span = |cell: usize, cells: usize, length: usize| {

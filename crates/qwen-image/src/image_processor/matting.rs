@@ -1,12 +1,13 @@
 //! Alpha of a picture that is known over two grounds.
 //!
-//! A model that edits RGB cannot say where its picture is transparent. So it edits a layer twice, over a dark and over a
-//! light ground, with the same noise: what shows the ground is transparent, what is the same over both is opaque.
+//! A model that edits RGB cannot say where its picture is transparent. So it edits a layer twice, over a dark and over
+//! a light ground, with the same noise: what shows the ground is transparent, what is the same over both is opaque.
 
 use ::image::{Rgb, RgbImage, Rgba, RgbaImage};
 use rayon::prelude::*;
 
-/// The gray levels of the two grounds. So far apart, noise of 3 levels in each color of both pictures is 1.3 % of alpha.
+/// The gray levels of the two grounds. So far apart, noise of 3 levels in each color of both pictures is 1.3 % of
+/// alpha.
 pub const GROUNDS: [u8; 2] = [0, 192];
 /// Alpha below this is 0, and above the rest to 1 it is 1: about three times the noise that a VAE leaves (a standard
 /// deviation of 3 levels in each picture).
@@ -34,8 +35,8 @@ pub fn over_ground(layer: &RgbaImage, ground: u8) -> RgbImage {
 /// `a C` is the mean of what both pictures say, `E - (1 - a) G`.
 ///
 /// `clear` are the pixels that were transparent before the edit; their median is taken for the ground where it is near
-/// the one that was asked for, because a model paints grounds a little off. Both pictures have one size, and `clear` one
-/// value for each pixel. Fully transparent pixels are black.
+/// the one that was asked for, because a model paints grounds a little off. Both pictures have one size, and `clear`
+/// one value for each pixel. Fully transparent pixels are black.
 pub fn from_two_grounds(pictures: [&RgbImage; 2], clear: &[bool]) -> RgbaImage {
     let grounds = [0, 1].map(|index| ground_of(pictures[index], GROUNDS[index], clear));
     let (width, height) = pictures[0].dimensions();

@@ -28,16 +28,39 @@ pub use resize::{bicubic_rgb, bicubic_rgb_torchvision, lanczos, lanczos_l, lancz
 /// Pictures that do not fit together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ImageError {
+    /// There are no layers.
     #[error("layers: there are none; give at least one picture, rearmost first")]
     NoLayers,
+    /// A layer of another size than the first one.
     #[error(
         "layers[{index}]: is {width}x{height} pixels but layers[0] is {first_width}x{first_height}; all layers must \
          have the same size"
     )]
-    LayerSize { index: usize, width: u32, height: u32, first_width: u32, first_height: u32 },
+    LayerSize {
+        /// The number of the layer, from 0.
+        index: usize,
+        /// Its width in pixels.
+        width: u32,
+        /// Its height in pixels.
+        height: u32,
+        /// The width of the first layer.
+        first_width: u32,
+        /// The height of the first layer.
+        first_height: u32,
+    },
+    /// An edited picture of another size than the layer whose alpha it gets.
     #[error(
         "edited picture: it is {width}x{height} pixels but the layer whose alpha it takes is \
          {alpha_width}x{alpha_height}; resize one of them first"
     )]
-    AlphaSize { width: u32, height: u32, alpha_width: u32, alpha_height: u32 },
+    AlphaSize {
+        /// Its width in pixels.
+        width: u32,
+        /// Its height in pixels.
+        height: u32,
+        /// The width of the layer.
+        alpha_width: u32,
+        /// The height of the layer.
+        alpha_height: u32,
+    },
 }

@@ -26,6 +26,7 @@ const REACH: u32 = 8;
 /// A layer with its new outline.
 #[derive(Debug, Clone)]
 pub struct Outline {
+    /// The layer.
     pub layer: RgbaImage,
     /// The share of its pixels whose alpha may differ from the source's; all others have exactly that.
     pub changed: f64,
@@ -34,8 +35,8 @@ pub struct Outline {
 /// Brings a matte of the model's size to `size`, with the alpha of `source` wherever the matte's says the same.
 ///
 /// A model sees a layer at its own size, so that its matte has soft edges where a large source has hard ones. Alpha is
-/// taken from the matte only around where the two differ, and from the source elsewhere. Colors are the matte's, resized
-/// without alpha, as those of other edits.
+/// taken from the matte only around where the two differ, and from the source elsewhere. Colors are the matte's,
+/// resized without alpha, as those of other edits.
 pub fn outline(matte: RgbaImage, source: &RgbaImage, (width, height): (u32, u32)) -> Outline {
     let (columns, rows) = matte.dimensions();
     let old = alpha_of(source);

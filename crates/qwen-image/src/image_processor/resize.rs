@@ -20,7 +20,7 @@ pub fn lanczos(image: &RgbaImage, width: u32, height: u32) -> RgbaImage {
     let mut premultiplied = image.clone();
     premultiplied.par_chunks_exact_mut(4).for_each(premultiply);
     let mut out = RgbaImage::new(width, height);
-    resample::<4>(&premultiplied, image.dimensions(), &mut out, (width, height), LANCZOS, Weights::Pillow);
+    resample::<4>(&premultiplied, image.dimensions(), &mut out, (width, height), LANCZOS, FixedPoint::Pillow);
     out.par_chunks_exact_mut(4).for_each(unpremultiply);
     out
 }
@@ -28,40 +28,40 @@ pub fn lanczos(image: &RgbaImage, width: u32, height: u32) -> RgbaImage {
 /// `Image.resize((width, height), LANCZOS)` of a picture in mode RGB.
 pub fn lanczos_rgb(image: &RgbImage, width: u32, height: u32) -> RgbImage {
     let mut out = RgbImage::new(width, height);
-    resample::<3>(image, image.dimensions(), &mut out, (width, height), LANCZOS, Weights::Pillow);
+    resample::<3>(image, image.dimensions(), &mut out, (width, height), LANCZOS, FixedPoint::Pillow);
     out
 }
 
 /// `Image.resize((width, height), LANCZOS)` of a picture in mode L, for instance an alpha channel.
 pub fn lanczos_l(image: &GrayImage, width: u32, height: u32) -> GrayImage {
     let mut out = GrayImage::new(width, height);
-    resample::<1>(image, image.dimensions(), &mut out, (width, height), LANCZOS, Weights::Pillow);
+    resample::<1>(image, image.dimensions(), &mut out, (width, height), LANCZOS, FixedPoint::Pillow);
     out
 }
 
 /// `Image.resize((width, height), BICUBIC)` of a picture in mode RGB.
 pub fn bicubic_rgb(image: &RgbImage, width: u32, height: u32) -> RgbImage {
     let mut out = RgbImage::new(width, height);
-    resample::<3>(image, image.dimensions(), &mut out, (width, height), BICUBIC, Weights::Pillow);
+    resample::<3>(image, image.dimensions(), &mut out, (width, height), BICUBIC, FixedPoint::Pillow);
     out
 }
 
 /// `torchvision.transforms.v2.functional.resize(.., BICUBIC, antialias=True)` of a uint8 tensor on the CPU.
 pub fn bicubic_rgb_torchvision(image: &RgbImage, width: u32, height: u32) -> RgbImage {
     let mut out = RgbImage::new(width, height);
-    resample::<3>(image, image.dimensions(), &mut out, (width, height), BICUBIC, Weights::Torch);
+    resample::<3>(image, image.dimensions(), &mut out, (width, height), BICUBIC, FixedPoint::Torch);
     out
 }
 
 /// A filter kernel and its radius, in source pixels when nothing is shrunk.
 #[derive(Clone, Copy)]
-struct Filter {
+struct ResampleFilter {
     weight: fn(f64) -> f64,
     support: f64,
 }
 
-const LANCZOS: Filter = Filter { weight: lanczos3, support: 3.0 };
-const BICUBIC: Filter = Filter { weight: cubic, support: 2.0 };
+const LANCZOS: ResampleFilter = ResampleFilter { weight: lanczos3, support: 3.0 };
+const BICUBIC: ResampleFilter = ResampleFilter { weight: cubic, support: 2.0 };
 
 /// Lanczos with three lobes.
 fn lanczos3(x: f64) -> f64 {
@@ -87,7 +87,7 @@ fn cubic(x: f64) -> f64 {
 
 /// The integer format of the weights.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Weights {
+enum FixedPoint {
     Pillow,
     Torch,
 }
@@ -95,7 +95,7 @@ enum Weights {
 /// 8 bits for the result and 2 for overshoot leave this many bits of an i32.
 const MOST_BITS: u32 = 32 - 8 - 2;
 
-impl Weights {
+impl FixedPoint {
     /// Weights are integers in units of 2^-bits; `largest` is the largest of an axis.
     fn bits(self, largest: f64) -> u32 {
         match self {
@@ -130,7 +130,7 @@ struct Axis {
 }
 
 impl Axis {
-    fn new(source: u32, target: u32, filter: Filter, weights: Weights) -> Self {
+    fn new(source: u32, target: u32, filter: ResampleFilter, weights: FixedPoint) -> Self {
         let shares = shares(source, target, filter);
         let largest = shares.iter().flat_map(|taps| &taps.weights).copied().fold(0.0, f64::max);
         let bits = weights.bits(largest);
@@ -152,7 +152,7 @@ impl Axis {
 }
 
 /// Weights that sum to 1 for each target pixel. When shrinking, the filter is widened by the ratio.
-fn shares(source: u32, target: u32, filter: Filter) -> Vec<Taps<f64>> {
+fn shares(source: u32, target: u32, filter: ResampleFilter) -> Vec<Taps<f64>> {
     let scale = f64::from(source) / f64::from(target);
     let stretch = scale.max(1.0);
     let support = filter.support * stretch;
@@ -185,14 +185,15 @@ fn resample<const C: usize>(
     from: (u32, u32),
     target: &mut [u8],
     to: (u32, u32),
-    filter: Filter,
-    weights: Weights,
+    filter: ResampleFilter,
+    weights: FixedPoint,
 ) {
     if source.is_empty() || target.is_empty() {
         return;
     }
     let shrinks = |source: u32, target: u32| i64::from(source) - i64::from(target);
-    let down_first = weights == Weights::Pillow && from.1 > to.1 && shrinks(from.1, to.1) > 2 * shrinks(from.0, to.0);
+    let down_first =
+        weights == FixedPoint::Pillow && from.1 > to.1 && shrinks(from.1, to.1) > 2 * shrinks(from.0, to.0);
     let between = if down_first { (from.0, to.1) } else { (to.0, from.1) };
 
     let pass = |source: &[u8], from: (u32, u32), target: &mut [u8], to: (u32, u32)| {

@@ -1,5 +1,5 @@
-//! Names for layers, from the words of a caption: "A red star above a blue house on a striped background" names the layer
-//! that is red and a star.
+//! Names for layers, from the words of a caption: "A red star above a blue house on a striped background" names the
+//! layer that is red and a star.
 //!
 //! Only short captions are read, of things with a color each. A layer gets a name only if one thing clearly fits it
 //! better than all others, and it clearly fits that thing best: no name is better than a wrong one.
@@ -11,7 +11,7 @@ mod words;
 use ::image::{RgbImage, RgbaImage, imageops};
 
 pub use self::words::name_from_answer;
-use self::{colors::color_share, shapes::likeness, words::Thing};
+use self::{colors::color_share, shapes::likeness, words::DescribedObject};
 use crate::image_processor::on_white;
 
 /// Layers with less area than this show nothing.
@@ -38,7 +38,8 @@ const SECOND: f32 = 0.7;
 pub fn names_from_caption(caption: &str, layers: &[RgbaImage]) -> Vec<Option<String>> {
     let mut names = vec![None; layers.len()];
     let things = words::things(caption);
-    let (backgrounds, things): (Vec<Thing>, Vec<Thing>) = things.into_iter().partition(|thing| thing.is_background);
+    let (backgrounds, things): (Vec<DescribedObject>, Vec<DescribedObject>) =
+        things.into_iter().partition(|thing| thing.is_background);
     let has_background = layers.first().is_some_and(|layer| area(layer) >= BACKGROUND_AREA);
     if has_background && !backgrounds.is_empty() {
         names[0] = Some("Background".to_owned());
@@ -87,7 +88,7 @@ pub fn crop_to_ask_about(layer: &RgbaImage) -> Option<RgbImage> {
     Some(on_white(&imageops::crop_imm(layer, left, top, right - left, bottom - top).to_image()))
 }
 
-fn fit(layer: &RgbaImage, thing: &Thing) -> f32 {
+fn fit(layer: &RgbaImage, thing: &DescribedObject) -> f32 {
     let Some(color) = thing.color else { return 0.0 };
     let share = color_share(layer, color);
     if share < LEAST_SHARE {

@@ -29,7 +29,7 @@ pub enum Shape {
     Sun,
 }
 
-type Grid = [bool; GRID * GRID];
+type ShapeBitmap = [bool; GRID * GRID];
 
 impl Shape {
     pub fn named(word: &str) -> Option<Self> {
@@ -85,7 +85,7 @@ impl Shape {
         }
     }
 
-    fn template(self, turn: f32) -> Option<Grid> {
+    fn template(self, turn: f32) -> Option<ShapeBitmap> {
         let (sin, cos) = turn.sin_cos();
         let at = |dot: usize| (dot as f32 + 0.5) / DOTS as f32 * 2.0 * REACH - REACH;
         fitted(DOTS, DOTS, |column, row| {
@@ -101,7 +101,7 @@ pub fn likeness(layer: &RgbaImage, shape: Shape) -> f32 {
     let (width, height) = layer.dimensions();
     let own = fitted(width as usize, height as usize, |x, y| layer.as_raw()[4 * (y * width as usize + x) + 3] >= SOLID);
     let Some(own) = own else { return 0.0 };
-    let both = |template: Grid| {
+    let both = |template: ShapeBitmap| {
         let pairs = || own.iter().zip(&template);
         let shared = pairs().filter(|(own, template)| **own && **template).count();
         shared as f32 / pairs().filter(|(own, template)| **own || **template).count().max(1) as f32
@@ -110,7 +110,7 @@ pub fn likeness(layer: &RgbaImage, shape: Shape) -> f32 {
 }
 
 /// What is inside, scaled to the grid; none if nothing is.
-fn fitted(width: usize, height: usize, is_inside: impl Fn(usize, usize) -> bool) -> Option<Grid> {
+fn fitted(width: usize, height: usize, is_inside: impl Fn(usize, usize) -> bool) -> Option<ShapeBitmap> {
     let (mut left, mut top, mut right, mut bottom) = (usize::MAX, usize::MAX, 0, 0);
     for (x, y) in (0..height).flat_map(|y| (0..width).map(move |x| (x, y))).filter(|(x, y)| is_inside(*x, *y)) {
         (left, top) = (left.min(x), top.min(y));

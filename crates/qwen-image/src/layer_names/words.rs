@@ -28,7 +28,7 @@ const ARTICLES: [&str; 4] = ["a", "an", "the", "one"];
 const BEGINNINGS: [&str; 4] = ["a picture of ", "an image of ", "a drawing of ", "a photo of "];
 
 #[derive(Debug, Clone, PartialEq)]
-pub struct Thing {
+pub struct DescribedObject {
     /// As it is shown: "Red star".
     pub name: String,
     pub color: Option<Color>,
@@ -37,7 +37,7 @@ pub struct Thing {
 }
 
 /// The things of a caption of one sentence that consists of nothing else; otherwise none.
-pub fn things(caption: &str) -> Vec<Thing> {
+pub fn things(caption: &str) -> Vec<DescribedObject> {
     let text = caption.trim().trim_end_matches('.').to_lowercase();
     if !text.chars().all(|c| c.is_alphabetic() || matches!(c, ' ' | ',' | '-')) {
         return Vec::new();
@@ -77,9 +77,9 @@ fn words_of(phrase: &str) -> Vec<&str> {
     words
 }
 
-fn thing(words: &[&str]) -> Thing {
+fn thing(words: &[&str]) -> DescribedObject {
     let noun = words.last().copied().unwrap_or_default();
-    Thing {
+    DescribedObject {
         name: capitalized(&words.join(" ")),
         color: words.iter().find_map(|word| Color::named(word)),
         shape: Shape::named(noun),

@@ -21,7 +21,7 @@ use crate::{
         LoadContext,
         lora::{Adapter, LoraError, LoraFile},
     },
-    pipeline::{LoadOptions, Placement, overlays},
+    pipeline::{DeviceMap, LoadOptions, overlays},
 };
 
 /// A LoRA that was found, with its content's hash.
@@ -112,7 +112,7 @@ impl ModelCache {
         let Slot { pipeline, model, plan, bytes, folder, text_encoder_file, used } = slot;
         let watch = watch(bytes, callbacks);
         let options = LoadOptions {
-            placement: plan.map_or(Placement::KEPT, |plan| plan.placement),
+            placement: plan.map_or(DeviceMap::KEPT, |plan| plan.placement),
             fp8: key.dtype == ComputeDType::Fp8,
             files: &key.files,
             conditioning: self.conditioning,

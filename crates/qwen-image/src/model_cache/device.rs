@@ -15,8 +15,10 @@ use crate::{
     pipeline::{self, PipelineKind},
 };
 
+/// A device that models can compute on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub enum DeviceChoice {
+    /// The processor.
     #[default]
     Cpu,
     /// An NVIDIA GPU by its number.
@@ -43,7 +45,7 @@ impl DeviceChoice {
     /// Refuses a device that this build does not support.
     ///
     /// # Errors
-    /// For `Cuda` without the `cuda` feature.
+    /// [`Error::Invalid`] for `Cuda` without the `cuda` feature.
     pub fn check(self) -> Result<(), Error> {
         if matches!(self, Self::Cuda(_)) && !candle_core::utils::cuda_is_available() {
             return Err(Error::invalid(
@@ -81,7 +83,7 @@ impl Devices {
     /// The devices one by one.
     ///
     /// # Errors
-    /// If this build does not support them, or a GPU is not there.
+    /// [`Error::Invalid`] if this build does not support them; [`Error::Device`] if a GPU is not there.
     pub fn list(&self) -> Result<Vec<DeviceChoice>, Error> {
         self.first().check()?;
         let invalid = |reason: String| Error::invalid("device", reason);
@@ -151,7 +153,9 @@ impl FromStr for Devices {
 /// The number format of weights and activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ComputeDType {
+    /// float32, for the CPU.
     F32,
+    /// bfloat16, for GPUs.
     Bf16,
     /// Like `Bf16`, with the transformer's blocks in fp8: faster and smaller, less exact. For GPUs of compute
     /// capability 8.9 and newer.
@@ -159,6 +163,7 @@ pub enum ComputeDType {
 }
 
 impl ComputeDType {
+    /// The name in settings and manifests: `f32`, `bf16`, `fp8`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -178,7 +183,7 @@ impl ComputeDType {
     /// Refuses a format that would only be slower on this device.
     ///
     /// # Errors
-    /// For `Bf16` and `Fp8` on a CPU.
+    /// [`Error::Invalid`] for `Bf16` and `Fp8` on a CPU.
     pub fn check(self, device: DeviceChoice) -> Result<(), Error> {
         let reason = match (device, self) {
             (DeviceChoice::Cpu, Self::Bf16) => {
@@ -225,7 +230,7 @@ impl FromStr for ComputeDType {
 /// Opens a device.
 ///
 /// # Errors
-/// If there is no such GPU, or its driver fails.
+/// [`Error::Device`] if there is no such GPU, or its driver fails.
 pub fn open_device(device: DeviceChoice) -> Result<Device, Error> {
     match device {
         DeviceChoice::Cpu => Ok(Device::Cpu),
@@ -254,8 +259,14 @@ pub fn describe_device(device: DeviceChoice, dtype: ComputeDType) -> Result<Stri
 /// A description of how a checkpoint would be placed on a GPU now; empty for a CPU.
 ///
 /// # Errors
-/// If the checkpoint is unusable or does not fit, or if the device does not respond.
-pub fn foresee(limits: &Limits, folder: &Path, files: &WeightOptions, pipeline: PipelineKind) -> Result<String, Error> {
+/// [`Error::Model`] if the checkpoint is unusable; [`Error::TooLarge`] if it does not fit; [`Error::Device`] if the
+/// device does not respond.
+pub fn describe_placement(
+    limits: &Limits,
+    folder: &Path,
+    files: &WeightOptions,
+    pipeline: PipelineKind,
+) -> Result<String, Error> {
     let name = limits.device.name();
     let model = folder.display().to_string();
     let device = open_device(limits.device)?;

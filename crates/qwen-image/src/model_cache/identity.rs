@@ -32,8 +32,8 @@ pub fn local_weights(hub: &HubConfig, model: &ModelRef, files: &WeightOptions) -
     Some((folder, weights))
 }
 
-/// The identity of a checkpoint and of the files that replace weights of it: of a hub's snapshot its commit, of a folder
-/// its files.
+/// The identity of a checkpoint and of the files that replace weights of it: of a hub's snapshot its commit, of a
+/// folder its files.
 pub fn weights_of(folder: &Path, commit: Option<&str>, files: &WeightOptions) -> Result<String, Error> {
     let mut hash = Sha256::new();
     let mut line = |text: String| {

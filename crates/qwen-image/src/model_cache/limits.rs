@@ -10,7 +10,9 @@ use crate::Error;
 /// A device, its number format, and the memory that models may take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
+    /// Where models compute.
     pub device: DeviceChoice,
+    /// The number format that they compute in.
     pub dtype: ComputeDType,
     /// What may be offloaded from a GPU while it is not needed.
     pub cpu_offload: CpuOffload,

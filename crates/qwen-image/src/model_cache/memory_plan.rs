@@ -9,7 +9,7 @@ use std::fmt;
 use super::host_memory::human_memory;
 use crate::{
     models::{PartSize, Sizes},
-    pipeline::{ComponentPlacement, Placement},
+    pipeline::{ComponentPlacement, DeviceMap},
 };
 
 /// The configured offload mode.
@@ -18,8 +18,11 @@ pub enum CpuOffload {
     /// As much as the free memory requires.
     #[default]
     Auto,
+    /// Everything stays on the device.
     Never,
+    /// A part is on the device only while it computes, as with diffusers' `enable_model_cpu_offload`.
     Model,
+    /// Blocks are streamed to the device as well, as with diffusers' `enable_sequential_cpu_offload`.
     Sequential,
 }
 
@@ -68,7 +71,7 @@ pub struct PlanRequest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryPlan {
     pub mode: PlacementMode,
-    pub placement: Placement,
+    pub placement: DeviceMap,
     /// Whether the other model has to be offloaded first.
     pub alone: bool,
     /// The peak memory on the device, in bytes.
@@ -142,9 +145,9 @@ fn place(sizes: &Sizes, mode: PlacementMode, room: u64) -> MemoryPlan {
     let weights: u64 = parts.iter().map(PartSize::weights).sum();
     let work = parts.iter().map(|part| part.work).max().unwrap_or(0);
     let (placement, device, host) = match mode {
-        PlacementMode::Resident => (Placement::KEPT, weights + work, 0),
+        PlacementMode::Resident => (DeviceMap::KEPT, weights + work, 0),
         PlacementMode::InTurn => {
-            let all = Placement {
+            let all = DeviceMap {
                 text_encoder: ComponentPlacement::IN_TURN,
                 transformer: ComponentPlacement::IN_TURN,
                 vae: ComponentPlacement::IN_TURN,
@@ -155,7 +158,7 @@ fn place(sizes: &Sizes, mode: PlacementMode, room: u64) -> MemoryPlan {
             let most = if mode == PlacementMode::Smallest { 0 } else { room };
             let (text, text_needs) = stream(text_encoder, most);
             let (blocks, transformer_needs) = stream(transformer, most);
-            let placement = Placement { text_encoder: text, transformer: blocks, vae: ComponentPlacement::IN_TURN };
+            let placement = DeviceMap { text_encoder: text, transformer: blocks, vae: ComponentPlacement::IN_TURN };
             (placement, text_needs.max(transformer_needs).max(vae.weights() + vae.work), weights)
         }
     };

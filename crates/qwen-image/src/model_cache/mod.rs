@@ -30,13 +30,13 @@ use self::{
 };
 pub use self::{
     adapters::ChosenLora,
-    device::{ComputeDType, DeviceChoice, Devices, describe_device, foresee, open_device},
+    device::{ComputeDType, DeviceChoice, Devices, describe_device, describe_placement, open_device},
     host_memory::{available_memory, human_memory},
     identity::{local_weights, stamp},
     limits::Limits,
     memory_plan::CpuOffload,
     slot::{LoadedModel, LoadedPipeline, Slot, SlotKey},
-    what_if::{PublishedForm, WhatIf, foresee_card, published_forms},
+    what_if::{PublishedForm, WhatIf, estimate_for_gpu, published_forms},
 };
 use crate::{
     Callbacks, Error, Stage,
@@ -44,7 +44,7 @@ use crate::{
     models::{LoadContext, Offloadable, WeightOptions, text_encoder::TextEncoder},
     nn,
     pipeline::{
-        Conditioning, LoadOptions, PipelineKind, Placement, QwenImageEditPlusPipeline, QwenImageLayeredPipeline,
+        Conditioning, DeviceMap, LoadOptions, PipelineKind, QwenImageEditPlusPipeline, QwenImageLayeredPipeline,
     },
 };
 
@@ -225,7 +225,7 @@ impl ModelCache {
         let watch = watch(bytes, callbacks);
         let options = LoadOptions {
             context: LoadContext { watch: Some(&watch), ..LoadContext::new(&device, key.dtype.candle()) },
-            placement: plan.map_or(Placement::KEPT, |plan| plan.placement),
+            placement: plan.map_or(DeviceMap::KEPT, |plan| plan.placement),
             fp8: key.dtype == ComputeDType::Fp8,
             files: &key.files,
             text_encoder,

@@ -12,7 +12,7 @@ use crate::{
     ComputeDType, Error,
     models::{ModelError, Offloadable, PartSize, text_encoder::TextEncoder},
     nn::{self, CardMemory},
-    pipeline::{Placement, sizes},
+    pipeline::{DeviceMap, sizes},
 };
 
 impl ModelCache {
@@ -67,7 +67,7 @@ impl ModelCache {
         let Some(slot) = self.slots.get(key) else { return Ok(()) };
         let (Some(plan), Some(device)) = (slot.plan, &self.device) else { return Ok(()) };
         let here = slot.components().bytes_on_device().map_err(failed)?;
-        let needed = if plan.placement == Placement::KEPT { slot.bytes.saturating_sub(here) } else { plan.device };
+        let needed = if plan.placement == DeviceMap::KEPT { slot.bytes.saturating_sub(here) } else { plan.device };
         let work = plan.device.saturating_sub(slot.bytes);
         let card = nn::card_memory(device).map_err(failed)?.map_or(u64::MAX, |card| card.free);
         let held = self.bytes_on_device().map_err(failed)?;

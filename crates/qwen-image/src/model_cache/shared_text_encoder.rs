@@ -14,8 +14,8 @@ use crate::models::text_encoder::TextEncoder;
 
 const PIECE: u64 = 16 << 20;
 
-/// Whether both, each a checkpoint's folder and perhaps a file with weights, have the same configuration and the same weights: by the names of the files' contents (the hub's cache
-/// names them by hash), or otherwise byte for byte.
+/// Whether both, each a checkpoint's folder and perhaps a file with weights, have the same configuration and the same
+/// weights: by the names of the files' contents (the hub's cache names them by hash), or otherwise byte for byte.
 pub fn same_text_encoder(one: (&Path, Option<&Path>), other: (&Path, Option<&Path>)) -> bool {
     let ((one, our_file), (other, their_file)) = (one, other);
     // Unreadable files are reported when they are loaded.

@@ -46,6 +46,7 @@ impl SlotKey {
 /// A model that was used in a call.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoadedModel {
+    /// The pipeline that it ran in.
     pub pipeline: PipelineKind,
     /// The hub id or the folder.
     pub id: String,

@@ -20,7 +20,11 @@ const MIB: u64 = 1 << 20;
 /// The published models in one form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PublishedForm {
+    /// The form of the transformer's weights: `bf16`, `Q4_K_M`.
     pub transformer: &'static str,
+    /// Whether the transformer is rounded to fp8 as it is loaded, as with [`ComputeDType::Fp8`].
+    pub rounded_to_fp8: bool,
+    /// The form of the text encoder's weights.
     pub text_encoder: &'static str,
     sizes: Sizes,
 }
@@ -43,22 +47,23 @@ pub fn published_forms() -> Vec<PublishedForm> {
         PartSize { ends: 3480 * MIB, block, blocks: 28, room: block, work: 390 * MIB }
     };
     let vae = PartSize { ends: 484 * MIB, work: 2304 * MIB, ..PartSize::default() };
-    let form = |name, transformer, text_name, text_encoder| PublishedForm {
+    let form = |name, rounded_to_fp8, transformer, text_name, text_encoder| PublishedForm {
         transformer: name,
+        rounded_to_fp8,
         text_encoder: text_name,
         sizes: Sizes { text_encoder, transformer, vae },
     };
     let bf16 = ("bf16", text_encoder(16_000));
     let fp8 = ("fp8 file", text_encoder(8000));
     [
-        ("bf16", transformer(16_000, 16_000), bf16),
-        ("bf16 with --dtype fp8", transformer(8000, 16_000), bf16),
-        ("Q8_0", transformer(8500, 8500), bf16),
-        ("fp8 file", transformer(8000, 8000), fp8),
-        ("Q4_K_M", transformer(4672, 6563), bf16),
-        ("Q4_K_M", transformer(4672, 6563), fp8),
+        ("bf16", false, transformer(16_000, 16_000), bf16),
+        ("bf16", true, transformer(8000, 16_000), bf16),
+        ("Q8_0", false, transformer(8500, 8500), bf16),
+        ("fp8 file", false, transformer(8000, 8000), fp8),
+        ("Q4_K_M", false, transformer(4672, 6563), bf16),
+        ("Q4_K_M", false, transformer(4672, 6563), fp8),
     ]
-    .map(|(name, size, (text_name, text_size))| form(name, size, text_name, text_size))
+    .map(|(name, rounded, size, (text_name, text_size))| form(name, rounded, size, text_name, text_size))
     .into()
 }
 
@@ -78,8 +83,8 @@ impl PublishedForm {
 /// A checkpoint on a GPU with `vram` bytes, in bf16 unless fp8 is configured.
 ///
 /// # Errors
-/// If the checkpoint is unusable.
-pub fn foresee_card(
+/// [`Error::Model`] if the checkpoint is unusable.
+pub fn estimate_for_gpu(
     limits: &Limits,
     folder: &Path,
     files: &WeightOptions,

@@ -10,9 +10,11 @@ use crate::nn::{BufferCursor, DeviceBuffer, DoubleBuffer, HostWeights};
 /// The placement of a model's blocks while it computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockPlacement {
+    /// All of them stay on the device.
     OnDevice,
     /// The first `resident` blocks stay on the device; the others take turns in two buffers.
     Streamed {
+        /// The number of blocks that stay.
         resident: usize,
     },
 }

@@ -26,15 +26,20 @@ const SMALL: u64 = 1 << 30;
 pub struct CheckpointReport {
     /// The pipeline class of `model_index.json`.
     pub pipeline: String,
+    /// Its folders, in the order of `model_index.json`.
     pub components: Vec<ComponentReport>,
 }
 
 /// One folder of a checkpoint. Those without weights have no tensors.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ComponentReport {
+    /// The folder's name.
     pub name: &'static str,
+    /// The number of its weight files.
     pub files: usize,
+    /// The number of tensors in them.
     pub tensors: usize,
+    /// The number of their elements.
     pub parameters: u64,
     /// The total size of the weight files.
     pub bytes: u64,
@@ -49,14 +54,15 @@ pub struct ComponentReport {
 /// Checks all parts of a checkpoint. Broken parts are included in the report.
 ///
 /// # Errors
-/// If the folder is not a checkpoint, or one of another architecture.
+/// [`ModelError::NotFound`] if the folder is not a checkpoint; [`ModelError::Invalid`] if it is one of another
+/// architecture.
 pub fn check(folder: &Path) -> LoadResult<CheckpointReport> {
     check_loading(folder, SMALL)
 }
 
 fn check_loading(folder: &Path, below: u64) -> LoadResult<CheckpointReport> {
     let pipeline = pipeline_of(folder)?;
-    let parts = Parts { folder, layered: pipeline == LAYERED, below };
+    let parts = CheckedParts { folder, layered: pipeline == LAYERED, below };
     let components = vec![
         part("text_encoder", |part| parts.text_encoder(part)),
         part("tokenizer", |part| part.loaded(parts.tokenizer())),
@@ -106,14 +112,14 @@ impl ComponentReport {
     }
 }
 
-struct Parts<'a> {
+struct CheckedParts<'a> {
     folder: &'a Path,
     /// Whether it is a layered model, which writes captions and has alpha.
     layered: bool,
     below: u64,
 }
 
-impl Parts<'_> {
+impl CheckedParts<'_> {
     fn text_encoder(&self, part: &mut ComponentReport) -> LoadResult<()> {
         let folder = self.folder.join("text_encoder");
         let config = self.text_config()?;

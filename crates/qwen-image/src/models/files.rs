@@ -88,11 +88,11 @@ fn forms_in(folder: &Path) -> LoadResult<Vec<String>> {
     Ok(forms)
 }
 
-pub(super) type Header = serde_json::Map<String, serde_json::Value>;
+pub(super) type SafetensorsHeader = serde_json::Map<String, serde_json::Value>;
 
 /// Reads a file's header, with the offset at which the tensors start, and compares the file's length with it to detect
 /// incomplete downloads.
-pub(super) fn read_header_and_start(path: &Path) -> LoadResult<(Header, u64)> {
+pub(super) fn read_header_and_start(path: &Path) -> LoadResult<(SafetensorsHeader, u64)> {
     use std::io::Read;
     let fail = |reason: String| ModelError::invalid(path, reason);
     let mut file = fs::File::open(path).map_err(|error| fail(error.to_string()))?;
@@ -109,7 +109,7 @@ pub(super) fn read_header_and_start(path: &Path) -> LoadResult<(Header, u64)> {
     }
     let mut header = vec![0; header_length as usize];
     file.read_exact(&mut header).map_err(|error| fail(error.to_string()))?;
-    let header: Header = serde_json::from_slice(&header).map_err(|_| not_safetensors())?;
+    let header: SafetensorsHeader = serde_json::from_slice(&header).map_err(|_| not_safetensors())?;
     let end = header.values().filter_map(|tensor| tensor.get("data_offsets")?.get(1)?.as_u64()).max().unwrap_or(0);
     let promised = 8 + header_length + end;
     if promised != length {

@@ -22,8 +22,11 @@ pub struct FileReport {
     pub what: String,
     /// GGUF's `general.architecture`.
     pub architecture: Option<String>,
+    /// The size of the file in bytes.
     pub bytes: u64,
+    /// The number of tensors.
     pub tensors: usize,
+    /// The number of their elements.
     pub parameters: u64,
     /// How many tensors have each type, by the file's own names: `Q4_K`, `F8_E4M3`.
     pub types: BTreeMap<String, usize>,
@@ -40,7 +43,7 @@ pub struct FileReport {
 /// Reads a file's header.
 ///
 /// # Errors
-/// If it is neither safetensors nor GGUF, or damaged.
+/// [`ModelError::Invalid`](super::ModelError::Invalid) if it is neither safetensors nor GGUF, or damaged.
 pub fn check_file(path: &Path) -> LoadResult<FileReport> {
     let raw = Raw::read(path)?;
     let architecture = raw.metadata.get("general.architecture").cloned();
@@ -140,7 +143,7 @@ pub(super) fn kind_of(tensors: &BTreeMap<String, RawTensor>, architecture: Optio
     let known = if tensors.is_empty() {
         Some("a file without tensors")
     } else if any("lora_A.") || any("lora_down.") || any("lora.down.") {
-        Some("a LoRA; give it with --lora")
+        Some("a LoRA, which is used on top of a checkpoint")
     } else if any("lokr_w1") || any("hada_w1_a") {
         Some("a LyCORIS adapter (LoKr or LoHa)")
     } else if any("transformer_blocks.0.attn.add_q") && any("img_mod.1.") {

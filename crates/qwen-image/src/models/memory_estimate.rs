@@ -17,6 +17,7 @@ pub struct PartSize {
     pub ends: u64,
     /// Weights of one block.
     pub block: u64,
+    /// The number of repeated blocks.
     pub blocks: usize,
     /// The part of a block that is transferred in every pass when blocks are streamed.
     pub room: u64,
@@ -25,19 +26,25 @@ pub struct PartSize {
 }
 
 impl PartSize {
+    /// All weights of the part, in bytes.
     pub fn weights(&self) -> u64 {
         self.ends + self.block * self.blocks as u64
     }
 }
 
+/// The memory of a checkpoint's parts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sizes {
+    /// The text encoder, with its vision tower.
     pub text_encoder: PartSize,
+    /// The transformer.
     pub transformer: PartSize,
+    /// The VAE.
     pub vae: PartSize,
 }
 
 impl Sizes {
+    /// The text encoder, the transformer and the VAE.
     pub fn parts(&self) -> [PartSize; 3] {
         [self.text_encoder, self.transformer, self.vae]
     }
@@ -69,6 +76,10 @@ const TRANSFORMER_LAYERS: &[&str] = &["transformer_blocks."];
 const DEQUANTIZED: u64 = 2;
 
 /// The size of a checkpoint's weights in memory, all components together, in bytes.
+///
+/// # Errors
+/// [`ModelError::NotFound`](super::ModelError::NotFound) and [`ModelError::Invalid`](super::ModelError::Invalid) if a
+/// file's header cannot be read.
 pub fn checkpoint_bytes(folder: &Path, paths: &WeightOptions, dtype: DType) -> LoadResult<u64> {
     let mut bytes = 0;
     for (name, component) in
@@ -89,6 +100,11 @@ pub fn checkpoint_bytes(folder: &Path, paths: &WeightOptions, dtype: DType) -> L
     Ok(bytes)
 }
 
+/// The memory of each part of the checkpoint in `folder` with weights in `dtype`, for the largest work.
+///
+/// # Errors
+/// [`ModelError::NotFound`](super::ModelError::NotFound) and [`ModelError::Invalid`](super::ModelError::Invalid) if a
+/// configuration or a file's header cannot be read.
 pub fn memory_estimate(folder: &Path, paths: &WeightOptions, dtype: DType, workload: Workload) -> LoadResult<Sizes> {
     let bytes = dtype.size_in_bytes() as u64;
     let text_folder = folder.join("text_encoder");

@@ -19,7 +19,7 @@ pub trait OffloadGroups {
 }
 
 /// Clones share the model.
-pub struct Offloadable<T>(Arc<Mutex<Held<T>>>);
+pub struct Offloadable<T>(Arc<Mutex<OffloadState<T>>>);
 
 impl<T> Clone for Offloadable<T> {
     fn clone(&self) -> Self {
@@ -27,7 +27,7 @@ impl<T> Clone for Offloadable<T> {
     }
 }
 
-struct Held<T> {
+struct OffloadState<T> {
     model: T,
     device: Device,
     /// The host copies of its pieces, once it was offloaded.
@@ -40,7 +40,7 @@ struct Held<T> {
 impl<T: OffloadGroups> Offloadable<T> {
     /// A model that is on the device.
     pub fn new(model: T, device: &Device) -> Self {
-        let held = Held { model, device: device.clone(), copies: Vec::new(), away: false, in_turn: false };
+        let held = OffloadState { model, device: device.clone(), copies: Vec::new(), away: false, in_turn: false };
         Self(Arc::new(Mutex::new(held)))
     }
 
@@ -99,13 +99,13 @@ impl<T: OffloadGroups> Offloadable<T> {
         self.lock().bytes_on_device()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Held<T>> {
+    fn lock(&self) -> MutexGuard<'_, OffloadState<T>> {
         // A panic ends the thread that computes, so the state is not used any more.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<T: OffloadGroups> Held<T> {
+impl<T: OffloadGroups> OffloadState<T> {
     fn enter(&mut self) -> Result<()> {
         if !self.away {
             return Ok(());
@@ -142,7 +142,7 @@ impl<T: OffloadGroups> Held<T> {
 }
 
 /// A model on the device.
-pub struct Entered<'a, T: OffloadGroups>(MutexGuard<'a, Held<T>>);
+pub struct Entered<'a, T: OffloadGroups>(MutexGuard<'a, OffloadState<T>>);
 
 impl<T: OffloadGroups> Deref for Entered<'_, T> {
     type Target = T;

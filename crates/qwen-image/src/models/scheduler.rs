@@ -100,6 +100,7 @@ const UNIPC_EPS: f64 = 1e-6;
 /// The noise levels of a run: one more than there are steps, from nearly 1 to exactly 0.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schedule {
+    /// The noise levels, falling to 0.
     pub sigmas: Vec<f32>,
     /// The levels times the number of training steps, one per step.
     pub timesteps: Vec<f32>,
@@ -109,6 +110,10 @@ pub struct Schedule {
 }
 
 impl Scheduler {
+    /// Reads `scheduler_config.json` in a checkpoint's `scheduler/`.
+    ///
+    /// # Errors
+    /// [`ModelError::Invalid`] if it cannot be read, or asks for something that is not supported.
     pub fn load(folder: &Path) -> LoadResult<Self> {
         let path = folder.join("scheduler_config.json");
         let config: Self = read_json(&path)?;
@@ -244,6 +249,7 @@ impl Schedule {
         Self { sigmas, timesteps, levels, num_train_timesteps }
     }
 
+    /// The number of steps.
     pub fn steps(&self) -> usize {
         self.timesteps.len()
     }

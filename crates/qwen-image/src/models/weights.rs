@@ -23,20 +23,61 @@ use crate::nn::{Linear, LowRank, RmsNorm, Source, Uploader, Weight};
 /// Why a checkpoint is unusable. Every variant names the file or tensor.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
+    /// There is no such folder or file.
     #[error("{}: not found; a checkpoint is a folder in the diffusers layout, with a model_index.json", path.display())]
-    NotFound { path: PathBuf },
+    NotFound {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// A file that cannot be used.
     #[error("{}: {reason}", path.display())]
-    Invalid { path: PathBuf, reason: String },
+    Invalid {
+        /// Its path.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A folder with the same weights in two forms.
     #[error(
         "{}: holds the weights in several forms ({} and {}); keep one of them", path.display(), forms[0], forms[1]
     )]
-    MixedForms { path: PathBuf, forms: [String; 2] },
+    MixedForms {
+        /// The folder.
+        path: PathBuf,
+        /// Both forms.
+        forms: [String; 2],
+    },
+    /// A tensor that the model needs is not in the files.
     #[error("{}: tensor `{name}` is missing", path.display())]
-    MissingTensor { path: PathBuf, name: String },
+    MissingTensor {
+        /// The file or folder.
+        path: PathBuf,
+        /// The name of the tensor.
+        name: String,
+    },
+    /// A tensor whose shape is not that of the configuration.
     #[error("{}: tensor `{name}` has shape {found:?}, but the config requires {expected:?}", path.display())]
-    WrongShape { path: PathBuf, name: String, found: Vec<usize>, expected: Vec<usize> },
+    WrongShape {
+        /// The file or folder.
+        path: PathBuf,
+        /// The name of the tensor.
+        name: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// The shape that the configuration requires.
+        expected: Vec<usize>,
+    },
+    /// Tensors that the model does not have.
     #[error("{}: {count} tensors that the model does not have, the first is `{name}`; is this another model's file?", path.display())]
-    UnexpectedTensor { path: PathBuf, name: String, count: usize },
+    UnexpectedTensor {
+        /// The file or folder.
+        path: PathBuf,
+        /// The first of them.
+        name: String,
+        /// How many there are.
+        count: usize,
+    },
+    /// A LoRA cannot be used, or does not fit.
     #[error(transparent)]
     Lora(#[from] LoraError),
     /// A form of weights that is not read.
@@ -44,10 +85,18 @@ pub enum ModelError {
         "{}: tensor `{name}` is in {form}, which is not supported; use a bf16, an fp8 (e4m3, also scaled) or a GGUF file \
          (Q8_0, Q4_K_M and others) of the same model", path.display()
     )]
-    UnsupportedForm { path: PathBuf, name: String, form: String },
+    UnsupportedForm {
+        /// The file.
+        path: PathBuf,
+        /// The name of the tensor.
+        name: String,
+        /// Its form.
+        form: String,
+    },
     /// Loading was cancelled through the progress callback.
     #[error("cancelled while the model was loaded")]
     Cancelled,
+    /// The device failed.
     #[error("the device failed: {0}")]
     Device(#[from] candle_core::Error),
 }
@@ -56,12 +105,16 @@ pub enum ModelError {
 pub type LoadResult<T> = Result<T, ModelError>;
 
 impl ModelError {
+    /// [`ModelError::Invalid`] for a file or folder.
     pub fn invalid(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
         Self::Invalid { path: path.into(), reason: reason.into() }
     }
 }
 
 /// Reads a JSON file of a checkpoint into its typed form.
+///
+/// # Errors
+/// [`ModelError::Invalid`] if it is missing, or not of this form.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ModelError> {
     let text = fs::read_to_string(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => ModelError::invalid(path, "is missing; the checkpoint is not complete"),
@@ -76,8 +129,11 @@ pub type Watch<'a> = &'a dyn Fn(u64) -> ControlFlow<()>;
 /// The destination of a component, and the progress callback.
 #[derive(Clone, Copy)]
 pub struct LoadContext<'a> {
+    /// Where the tensors go.
     pub device: &'a Device,
+    /// The number format that they get.
     pub dtype: DType,
+    /// Called for each loaded tensor.
     pub watch: Option<Watch<'a>>,
     /// Empty for all components except the one that they were made for.
     pub overlays: &'a Overlays,
@@ -90,6 +146,7 @@ pub struct LoadContext<'a> {
 static NO_OVERLAYS: Overlays = Overlays::new();
 
 impl<'a> LoadContext<'a> {
+    /// Loads onto a device in a number format, with nothing else changed.
     pub fn new(device: &'a Device, dtype: DType) -> Self {
         Self { device, dtype, watch: None, overlays: &NO_OVERLAYS, file: None, fp8_weights: false }
     }
@@ -119,6 +176,10 @@ struct Files<'a> {
 impl<'a> Weights<'a> {
     /// Opens the safetensors of a component folder, in one file or in shards with an index, or the file that replaces
     /// them. On a GPU, this starts the upload of the first tensors.
+    ///
+    /// # Errors
+    /// [`ModelError::NotFound`], [`ModelError::Invalid`] and [`ModelError::MixedForms`] if the files cannot be used;
+    /// [`ModelError::Device`].
     pub fn open(folder: &Path, component: Component, loading: LoadContext<'a>) -> Result<Self, ModelError> {
         let LoadContext { device, dtype, watch, overlays, file, fp8_weights } = loading;
         let source = weight_files(folder, component, file)?;
@@ -151,6 +212,7 @@ impl<'a> Weights<'a> {
         Self { files: self.files.clone(), prefix: self.path(&name.to_string()) }
     }
 
+    /// Whether there is a tensor with this name under the prefix.
     pub fn contains(&self, name: &str) -> bool {
         self.files.source.tensors.contains_key(&self.path(name))
     }
@@ -161,21 +223,29 @@ impl<'a> Weights<'a> {
         all.map(|(name, stored)| (name.clone(), Shape::from(stored.shape.as_slice()))).collect()
     }
 
+    /// Where the tensors go.
     pub fn device(&self) -> &Device {
         &self.files.device
     }
 
+    /// The number format that they get.
     pub fn dtype(&self) -> DType {
         self.files.dtype
     }
 
     /// A tensor of exactly this shape, on the component's device and in its number format.
+    ///
+    /// # Errors
+    /// [`ModelError::MissingTensor`] and [`ModelError::WrongShape`]; [`ModelError::Cancelled`] by the callback.
     pub fn get(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor, ModelError> {
         let tensor = self.get_stored(shape, name)?;
         Ok(tensor.to_dtype(self.dtype())?)
     }
 
     /// Like [`Self::get`], but in the file's number format: for tables of which a pass reads few rows.
+    ///
+    /// # Errors
+    /// Those of [`Self::get`].
     pub fn get_stored(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor, ModelError> {
         let (name, stored) = self.find(shape, name)?;
         let Files { source, upload, device, dtype, .. } = &*self.files;
@@ -255,6 +325,9 @@ impl<'a> Weights<'a> {
     }
 
     /// Fails if the files have tensors that were not requested.
+    ///
+    /// # Errors
+    /// [`ModelError::UnexpectedTensor`] with the first of them.
     pub fn finish(&self) -> Result<(), ModelError> {
         let read = self.files.read.borrow();
         let mut left = self.files.source.tensors.keys().filter(|name| !read.contains(*name));
@@ -268,6 +341,10 @@ impl<'a> Weights<'a> {
         }
     }
 
+    /// A linear layer from `weight`, `(out, in)`, and `bias`, `(out)`, with the changes of LoRAs.
+    ///
+    /// # Errors
+    /// [`ModelError::MissingTensor`] and [`ModelError::WrongShape`].
     pub fn linear(&self, in_features: usize, out_features: usize, bias: bool) -> Result<Linear, ModelError> {
         let shape = (out_features, in_features);
         let (_, stored) = self.find(shape, "weight")?;
@@ -290,6 +367,10 @@ impl<'a> Weights<'a> {
         Ok(if precise { linear.in_full_precision() } else { linear })
     }
 
+    /// An RMS norm from `weight`, `(size)`.
+    ///
+    /// # Errors
+    /// [`ModelError::MissingTensor`] and [`ModelError::WrongShape`].
     pub fn rms_norm(&self, size: usize, eps: f64) -> Result<RmsNorm, ModelError> {
         Ok(RmsNorm::new(self.get(size, "weight")?, eps))
     }
@@ -307,13 +388,17 @@ fn with_changes(weight: &Tensor, changes: &[LowRank]) -> candle_core::Result<Ten
 /// The weights of a checkpoint's components, where they are not as in its folders.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WeightOptions {
+    /// The file with the transformer's weights.
     pub transformer: Option<PathBuf>,
+    /// The file with the text encoder's weights.
     pub text_encoder: Option<PathBuf>,
-    /// Round the matrices of the text encoder's layers to fp8, with a scale per row. Products stay in the compute format.
+    /// Round the matrices of the text encoder's layers to fp8, with a scale per row. Products stay in the compute
+    /// format.
     pub text_encoder_fp8: bool,
 }
 
 impl WeightOptions {
+    /// The file that replaces a component's weights.
     pub fn of(&self, component: Component) -> Option<&Path> {
         match component {
             Component::Transformer => self.transformer.as_deref(),

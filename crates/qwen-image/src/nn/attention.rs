@@ -17,9 +17,11 @@ use super::{
 /// Which keys a query sees.
 #[derive(Debug, Clone, Copy)]
 pub enum AttentionMask<'a> {
+    /// Every query sees every key.
     All,
     /// Query `i` sees keys `0 ..= i + past`.
     Causal {
+        /// The number of keys before the first query.
         past: usize,
     },
     /// Block-diagonal: bounds of the segments, from 0 to the length. Queries and keys are the same sequence.
@@ -113,7 +115,7 @@ const QUERIES: usize = 128;
 const KEYS: usize = 512;
 
 /// A block of queries of one head, and the keys that it may see.
-struct Task {
+struct QueryBlock {
     head: usize,
     queries: std::ops::Range<usize>,
     keys: std::ops::Range<usize>,
@@ -180,7 +182,7 @@ fn rows<'a>(matrix: Matrix<'a>, range: &std::ops::Range<usize>) -> Matrix<'a> {
 }
 
 impl Blocked<'_> {
-    fn tasks(&self, s: usize, t: usize, heads: usize) -> Vec<Task> {
+    fn tasks(&self, s: usize, t: usize, heads: usize) -> Vec<QueryBlock> {
         let whole = [0, s];
         let bounds = match self.mask {
             AttentionMask::Segments(bounds) => bounds,
@@ -196,7 +198,7 @@ impl Blocked<'_> {
                         AttentionMask::Causal { past } => 0..(past + end).min(t),
                         AttentionMask::Segments(_) => segment[0]..segment[1],
                     };
-                    tasks.push(Task { head, queries: start..end, keys });
+                    tasks.push(QueryBlock { head, queries: start..end, keys });
                 }
             }
         }
@@ -204,7 +206,7 @@ impl Blocked<'_> {
     }
 
     /// The output rows of one task, `(queries, d)`; `keys` is `(d, t)`, the others are `(tokens, d)`.
-    fn block(&self, task: &Task, queries: Matrix<'_>, keys: Matrix<'_>, values: Matrix<'_>) -> Vec<f32> {
+    fn block(&self, task: &QueryBlock, queries: Matrix<'_>, keys: Matrix<'_>, values: Matrix<'_>) -> Vec<f32> {
         let (n, d) = (task.queries.len(), queries.cols);
         let query_rows = rows(queries, &task.queries);
         let mut out = vec![0.0; n * d];

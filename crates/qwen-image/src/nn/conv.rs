@@ -15,13 +15,18 @@ use super::{
 /// Zeros around the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Padding {
+    /// Rows above the input.
     pub top: usize,
+    /// Columns to the left of it.
     pub left: usize,
+    /// Rows below it.
     pub bottom: usize,
+    /// Columns to the right of it.
     pub right: usize,
 }
 
 impl Padding {
+    /// No padding.
     pub const NONE: Self = Self { top: 0, left: 0, bottom: 0, right: 0 };
     /// Keeps the size with a 3x3 kernel and stride 1.
     pub const SAME: Self = Self { top: 1, left: 1, bottom: 1, right: 1 };
@@ -29,18 +34,19 @@ impl Padding {
     pub const FAR: Self = Self { top: 0, left: 0, bottom: 1, right: 1 };
 }
 
+/// A convolution with its bias, in the layout that the device's kernel reads.
 #[derive(Debug, Clone)]
 pub struct Conv2d(Kernel);
 
 #[derive(Debug, Clone)]
 enum Kernel {
-    Taps(Taps),
+    Taps(ConvWeights),
     #[cfg(feature = "cuda")]
     Cuda(super::cuda::Conv),
 }
 
 #[derive(Debug, Clone)]
-struct Taps {
+struct ConvWeights {
     /// `(kh, kw, in, out)`.
     weight: Tensor,
     bias: Tensor,
@@ -56,7 +62,7 @@ impl Conv2d {
             return Ok(Self(Kernel::Cuda(super::cuda::Conv::new(weight, &bias, stride, padding)?)));
         }
         let weight = weight.permute((2, 3, 1, 0))?.contiguous()?;
-        Ok(Self(Kernel::Taps(Taps { weight, bias, stride, padding })))
+        Ok(Self(Kernel::Taps(ConvWeights { weight, bias, stride, padding })))
     }
 
     /// `(n, h, w, in)` -> `(n, h', w', out)`.
@@ -88,9 +94,9 @@ impl Tensors for Conv2d {
     }
 }
 
-tensors_of!(Taps: weight, bias);
+tensors_of!(ConvWeights: weight, bias);
 
-impl Taps {
+impl ConvWeights {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let Self { weight, bias, stride, padding } = self;
         if cpu::is_cpu_f32(x) {

@@ -66,6 +66,7 @@ pub fn reset_peak_memory(device: &Device) -> Result<()> {
 pub struct CardMemory {
     /// Neither used nor cached by this program.
     pub free: u64,
+    /// All memory of the GPU.
     pub total: u64,
 }
 

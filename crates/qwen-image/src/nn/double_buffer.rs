@@ -9,31 +9,37 @@ use super::{DeviceBuffer, HostWeights};
 /// The stream for transfers, separate from that of the computation. On the CPU, a transfer is an immediate copy.
 #[derive(Debug)]
 pub enum CopyStream {
+    /// Copies at once, in the order of the computation.
     Immediate,
+    /// A stream of its own on an NVIDIA GPU.
     #[cfg(feature = "cuda")]
-    Cuda(super::cuda::CopyStream),
+    Cuda(super::cuda::CudaCopyStream),
 }
 
 /// A point in one of the two streams.
 #[derive(Debug)]
-enum Event {
+enum StreamEvent {
     Immediate,
     #[cfg(feature = "cuda")]
     Cuda(super::cuda::CudaEvent),
 }
 
 impl CopyStream {
+    /// The stream for transfers to this device.
+    ///
+    /// # Errors
+    /// If the driver cannot create a stream.
     pub fn new(device: &Device) -> Result<Self> {
         #[cfg(feature = "cuda")]
         if device.is_cuda() {
-            return super::cuda::CopyStream::new(device).map(Self::Cuda);
+            return super::cuda::CudaCopyStream::new(device).map(Self::Cuda);
         }
         let _ = device;
         Ok(Self::Immediate)
     }
 
     #[cfg(feature = "cuda")]
-    pub(super) fn cuda(&self) -> Result<&super::cuda::CopyStream> {
+    pub(super) fn cuda(&self) -> Result<&super::cuda::CudaCopyStream> {
         match self {
             Self::Cuda(stream) => Ok(stream),
             Self::Immediate => candle_core::bail!("a transfer to a GPU without its stream"),
@@ -41,37 +47,37 @@ impl CopyStream {
     }
 
     /// Everything queued in this stream so far.
-    fn copied(&self) -> Result<Event> {
+    fn copied(&self) -> Result<StreamEvent> {
         match self {
-            Self::Immediate => Ok(Event::Immediate),
+            Self::Immediate => Ok(StreamEvent::Immediate),
             #[cfg(feature = "cuda")]
-            Self::Cuda(stream) => stream.copied().map(Event::Cuda),
+            Self::Cuda(stream) => stream.copied().map(StreamEvent::Cuda),
         }
     }
 
     /// Everything that the computation has queued so far.
-    fn computed(&self) -> Result<Event> {
+    fn computed(&self) -> Result<StreamEvent> {
         match self {
-            Self::Immediate => Ok(Event::Immediate),
+            Self::Immediate => Ok(StreamEvent::Immediate),
             #[cfg(feature = "cuda")]
-            Self::Cuda(stream) => stream.computed().map(Event::Cuda),
+            Self::Cuda(stream) => stream.computed().map(StreamEvent::Cuda),
         }
     }
 
     /// Later transfers wait for a point of the computation.
-    fn after(&self, event: &Event) -> Result<()> {
+    fn after(&self, event: &StreamEvent) -> Result<()> {
         match (self, event) {
             #[cfg(feature = "cuda")]
-            (Self::Cuda(stream), Event::Cuda(event)) => stream.after(event),
+            (Self::Cuda(stream), StreamEvent::Cuda(event)) => stream.after(event),
             _ => Ok(()),
         }
     }
 
     /// The computation's later work waits for transfers.
-    fn before(&self, event: &Event) -> Result<()> {
+    fn before(&self, event: &StreamEvent) -> Result<()> {
         match (self, event) {
             #[cfg(feature = "cuda")]
-            (Self::Cuda(stream), Event::Cuda(event)) => stream.before(event),
+            (Self::Cuda(stream), StreamEvent::Cuda(event)) => stream.before(event),
             _ => Ok(()),
         }
     }
@@ -98,7 +104,7 @@ pub struct DoubleBuffer {
     /// The copies in the order of their use.
     filled: VecDeque<Filled>,
     /// The last use of each buffer.
-    used: [Event; BUFFERS],
+    used: [StreamEvent; BUFFERS],
     next: usize,
 }
 
@@ -106,7 +112,7 @@ pub struct DoubleBuffer {
 struct Filled {
     copy: u64,
     buffer: usize,
-    event: Event,
+    event: StreamEvent,
 }
 
 impl DoubleBuffer {

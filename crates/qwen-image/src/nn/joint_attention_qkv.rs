@@ -13,7 +13,9 @@ pub struct QkvPart<'a> {
     pub qkv: &'a Linear,
     /// The norms over each head.
     pub norm_q: &'a RmsNorm,
+    /// The norm of the keys.
     pub norm_k: &'a RmsNorm,
+    /// The rotations of the stream's tokens, `(tokens, d / 2)`.
     pub rotation: &'a Rotation,
 }
 

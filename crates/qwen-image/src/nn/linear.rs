@@ -103,7 +103,7 @@ impl Linear {
         x: &Tensor,
         gelu: bool,
         made: &'a mut Option<(Tensor, Option<Tensor>)>,
-    ) -> Result<super::cuda::Layer<'a>> {
+    ) -> Result<super::cuda::LinearOperands<'a>> {
         let (weight, scales) = match &self.weight {
             Weight::Dense(weight) => (weight, None),
             Weight::Fp8 { rows, scales } if self.fp8 => (rows, Some(scales)),
@@ -117,11 +117,11 @@ impl Linear {
                 (&*weight, scales.as_ref())
             }
         };
-        Ok(super::cuda::Layer { weight, scales, bias: self.bias.as_ref(), gelu })
+        Ok(super::cuda::LinearOperands { weight, scales, bias: self.bias.as_ref(), gelu })
     }
 
-    /// Products in fp8 (e4m3) with a scale per row; inputs are rounded in the same way. A dense weight is rounded now, one
-    /// in blocks for each product, and one in fp8 keeps its numbers.
+    /// Products in fp8 (e4m3) with a scale per row; inputs are rounded in the same way. A dense weight is rounded now,
+    /// one in blocks for each product, and one in fp8 keeps its numbers.
     ///
     /// # Errors
     /// On devices that do not support fp8.
@@ -177,8 +177,8 @@ impl Linear {
         };
         if cpu::is_cpu_f32(x) {
             return match &self.bias {
-                Some(bias) => x.apply_op3_no_bwd(weight, bias, &Product),
-                None => x.apply_op2_no_bwd(weight, &Product),
+                Some(bias) => x.apply_op3_no_bwd(weight, bias, &BiasedProduct),
+                None => x.apply_op2_no_bwd(weight, &BiasedProduct),
             };
         }
         let dims = x.dims();
@@ -200,9 +200,9 @@ tensors_of!(Linear: weight, bias, adapters);
 const LEAST_ROWS: usize = 24;
 
 /// The product with the bias already in the destination, so that the output is written once.
-struct Product;
+struct BiasedProduct;
 
-impl Product {
+impl BiasedProduct {
     fn run(
         x: (&CpuStorage, &Layout),
         weight: (&CpuStorage, &Layout),
@@ -262,7 +262,7 @@ fn matrix<'a>(storage: &'a CpuStorage, layout: &Layout, (rows, cols): (usize, us
     Ok(Matrix { data, rows, cols, row_stride: 1, col_stride: rows })
 }
 
-impl CustomOp2 for Product {
+impl CustomOp2 for BiasedProduct {
     fn name(&self) -> &'static str {
         "linear"
     }
@@ -272,7 +272,7 @@ impl CustomOp2 for Product {
     }
 }
 
-impl CustomOp3 for Product {
+impl CustomOp3 for BiasedProduct {
     fn name(&self) -> &'static str {
         "linear"
     }

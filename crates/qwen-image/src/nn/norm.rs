@@ -16,18 +16,22 @@ pub struct RmsNorm {
 }
 
 impl RmsNorm {
+    /// A norm with the weight `(d)`; `eps` is added to the mean square.
     pub fn new(weight: Tensor, eps: f64) -> Self {
         Self { weight, eps }
     }
 
+    /// The weight, `(d)`.
     pub fn weight(&self) -> &Tensor {
         &self.weight
     }
 
+    /// What is added to the mean square.
     pub fn eps(&self) -> f64 {
         self.eps
     }
 
+    /// `(..., d)` -> the same shape and number format.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         if cpu::is_cpu_f32(x) {
             return x.apply_op2_no_bwd(&self.weight, &Rms { eps: self.eps as f32 });

@@ -11,6 +11,7 @@ use super::{RmsNorm, cpu};
 pub struct Rotation {
     /// `(s, n)`: `n` is half of the head for adjacent pairs, the whole head for halves.
     pub cos: Tensor,
+    /// The sines, of the same shape.
     pub sin: Tensor,
 }
 
@@ -50,7 +51,7 @@ pub fn rotate_half(x: &Tensor, rotation: &Rotation) -> Result<Tensor> {
     let (_, s, _, head) = x.dims4()?;
     if cpu::is_cpu_f32(x) && x.dim(0)? == 1 {
         let angles = Tensor::cat(&[&rotation.cos, &rotation.sin], 1)?;
-        return x.contiguous()?.apply_op2_no_bwd(&angles, &Halves);
+        return x.contiguous()?.apply_op2_no_bwd(&angles, &RotateHalf);
     }
     #[cfg(feature = "cuda")]
     if super::cuda::applies(x) && x.dim(0)? == 1 {
@@ -96,9 +97,9 @@ impl CustomOp3 for NormPairs {
     }
 }
 
-struct Halves;
+struct RotateHalf;
 
-impl CustomOp2 for Halves {
+impl CustomOp2 for RotateHalf {
     fn name(&self) -> &'static str {
         "rotate-half"
     }

@@ -7,14 +7,20 @@ use candle_core::{DType, Device, Result, Shape, Tensor};
 /// The position of a tensor in a file.
 #[derive(Debug, Clone)]
 pub struct Source {
+    /// The open file.
     pub file: Arc<File>,
+    /// The file's path, for messages.
     pub path: PathBuf,
+    /// The position of the first byte in the file.
     pub offset: u64,
+    /// The shape of the tensor.
     pub shape: Shape,
+    /// The number format in the file, which the tensor keeps on the device.
     pub dtype: DType,
 }
 
 impl Source {
+    /// The size of the tensor in bytes.
     pub fn bytes(&self) -> usize {
         self.shape.elem_count() * self.dtype.size_in_bytes()
     }
@@ -23,8 +29,9 @@ impl Source {
 /// Uploads tensors before they are requested.
 #[derive(Debug)]
 pub enum Uploader {
+    /// To an NVIDIA GPU, through pinned buffers on threads of its own.
     #[cfg(feature = "cuda")]
-    Cuda(super::cuda::Uploader),
+    Cuda(super::cuda::CudaUploader),
 }
 
 impl Uploader {
@@ -33,7 +40,7 @@ impl Uploader {
     pub fn start(sources: Vec<Source>, device: &Device) -> Result<Option<Self>> {
         #[cfg(feature = "cuda")]
         if device.is_cuda() {
-            return super::cuda::Uploader::start(sources, device).map(Self::Cuda).map(Some);
+            return super::cuda::CudaUploader::start(sources, device).map(Self::Cuda).map(Some);
         }
         let _ = (sources, device);
         Ok(None)

@@ -19,7 +19,12 @@ pub enum Weight {
     /// One number per element: `(in, out)` for the CPU kernel, which products read directly; `(out, in)` elsewhere.
     Dense(Tensor),
     /// fp8 numbers (e4m3) `(out, in)`, and the scale `(out)` of each row.
-    Fp8 { rows: Tensor, scales: Tensor },
+    Fp8 {
+        /// The numbers.
+        rows: Tensor,
+        /// The scales, in float32.
+        scales: Tensor,
+    },
     /// Blocks of a GGUF format.
     Quantized(QuantizedWeight),
     /// Matrices in several forms, one below the other: files mix formats even inside of a block.
@@ -43,6 +48,7 @@ impl Weight {
         Ok(Self::Dense(weight))
     }
 
+    /// The number of outputs, which are the rows of the matrix.
     pub fn out_features(&self) -> Result<usize> {
         Ok(self.shape()?.0)
     }

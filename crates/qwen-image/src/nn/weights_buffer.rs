@@ -55,14 +55,14 @@ const ALIGNMENT: usize = 256;
 
 /// The position of each tensor.
 #[derive(Debug, Clone, Default)]
-struct Layout {
-    places: Vec<Slot>,
+struct BufferLayout {
+    places: Vec<TensorPlace>,
     /// One segment per number format.
-    segments: Vec<Segment>,
+    segments: Vec<BufferSegment>,
 }
 
 #[derive(Debug, Clone)]
-struct Slot {
+struct TensorPlace {
     segment: usize,
     /// In elements.
     offset: usize,
@@ -70,26 +70,26 @@ struct Slot {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Segment {
+struct BufferSegment {
     dtype: DType,
     elements: usize,
 }
 
-impl Segment {
+impl BufferSegment {
     fn bytes(self) -> usize {
         self.elements * self.dtype.size_in_bytes()
     }
 }
 
-impl Layout {
+impl BufferLayout {
     fn add(&mut self, tensor: &Tensor) {
         let dtype = tensor.dtype();
         let segment = self.segments.iter().position(|segment| segment.dtype == dtype).unwrap_or_else(|| {
-            self.segments.push(Segment { dtype, elements: 0 });
+            self.segments.push(BufferSegment { dtype, elements: 0 });
             self.segments.len() - 1
         });
         let end = &mut self.segments[segment].elements;
-        self.places.push(Slot { segment, offset: *end, shape: tensor.shape().clone() });
+        self.places.push(TensorPlace { segment, offset: *end, shape: tensor.shape().clone() });
         *end += tensor.elem_count().next_multiple_of(ALIGNMENT / dtype.size_in_bytes());
     }
 }
@@ -101,14 +101,14 @@ pub struct DeviceBuffer(Vec<Tensor>);
 impl DeviceBuffer {
     /// Large enough for each of these copies.
     pub fn for_any<'a>(copies: impl IntoIterator<Item = &'a HostWeights>, device: &Device) -> Result<Self> {
-        let mut segments: Vec<Segment> = Vec::new();
+        let mut segments: Vec<BufferSegment> = Vec::new();
         for &segment in copies.into_iter().flat_map(|copy| &copy.layout.segments) {
             match segments.iter_mut().find(|known| known.dtype == segment.dtype) {
                 Some(known) => known.elements = known.elements.max(segment.elements),
                 None => segments.push(segment),
             }
         }
-        let allocate = |segment: &Segment| {
+        let allocate = |segment: &BufferSegment| {
             // SAFETY: it is filled from a copy before any tensor points into it.
             unsafe { Tensor::empty(segment.elements, segment.dtype, device) }
         };
@@ -127,7 +127,7 @@ impl DeviceBuffer {
 #[derive(Debug)]
 pub struct HostWeights {
     id: u64,
-    layout: Layout,
+    layout: BufferLayout,
     data: Data,
 }
 
@@ -143,7 +143,7 @@ enum Data {
 impl HostWeights {
     /// Copies the part's tensors, which are not moved.
     pub fn of(part: &mut (impl Tensors + ?Sized), device: &Device) -> Result<Self> {
-        let mut layout = Layout::default();
+        let mut layout = BufferLayout::default();
         let mut tensors = Vec::new();
         part.tensors(&mut |tensor| {
             layout.add(tensor);
@@ -155,7 +155,7 @@ impl HostWeights {
         Ok(Self { id: NEXT.fetch_add(1, Ordering::Relaxed), layout, data })
     }
 
-    fn read(layout: &Layout, tensors: &[Tensor], device: &Device) -> Result<Data> {
+    fn read(layout: &BufferLayout, tensors: &[Tensor], device: &Device) -> Result<Data> {
         #[cfg(feature = "cuda")]
         if device.is_cuda() {
             let bytes = layout.segments.iter().map(|segment| segment.bytes()).sum();
@@ -182,6 +182,7 @@ impl HostWeights {
         self.id
     }
 
+    /// The size of the copy in bytes.
     pub fn bytes(&self) -> usize {
         self.layout.segments.iter().map(|segment| segment.bytes()).sum()
     }
@@ -240,7 +241,7 @@ pub fn bytes_of(part: &mut (impl Tensors + ?Sized)) -> Result<usize> {
 
 /// The byte offsets of the segments.
 #[cfg(feature = "cuda")]
-fn starts(segments: &[Segment]) -> Vec<usize> {
+fn starts(segments: &[BufferSegment]) -> Vec<usize> {
     let ends = segments.iter().scan(0, |end, segment| {
         let start = *end;
         *end += segment.bytes();

@@ -13,7 +13,9 @@ pub enum Stage {
     Load,
     /// The text encoder writes a caption; counted in tokens.
     Caption,
+    /// The text encoder reads the prompt.
     TextEncode,
+    /// The VAE encodes the input pictures.
     VaeEncode,
     /// Counted in denoise steps.
     Denoise,
@@ -38,15 +40,18 @@ impl Stage {
 /// The duration of a stage.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StageTiming {
+    /// The stage.
     pub stage: Stage,
+    /// Its duration in seconds.
     pub seconds: f64,
 }
 
 /// Called with `(stage, done, of)`; `of` is 0 while it is unknown. Runs on the computing thread, so it must be quick.
 pub type OnProgress<'a> = dyn FnMut(Stage, u32, u32) + 'a;
 
-/// Called with the number of the completed step, from 1 for each seed, and the packed latents `(1, tokens, channels)`, float32, which
-/// it may change, for instance for masks; it can also make previews. diffusers calls it `callback_on_step_end`.
+/// Called with the number of the completed step, from 1 for each seed, and the packed latents `(1, tokens, channels)`,
+/// float32, which it may change, for instance for masks; it can also make previews. diffusers calls it
+/// `callback_on_step_end`.
 pub type OnStepEnd<'a> = dyn FnMut(usize, &mut Tensor) -> candle_core::Result<()> + 'a;
 
 /// The callbacks of one call.
@@ -105,7 +110,8 @@ impl<'a> Callbacks<'a> {
         (self.on_progress)(stage, done, of);
     }
 
-    /// Reports the progress of a stage, and fails if the run is cancelled. Within a part, the progress is that of all parts.
+    /// Reports the progress of a stage, and fails if the run is cancelled. Within a part, the progress is that of all
+    /// parts.
     pub(crate) fn report(&mut self, stage: Stage, done: usize, of: usize) -> Result<()> {
         let (part, parts) = self.part;
         self.progress(stage, (part * of + done) as u32, (parts * of) as u32);

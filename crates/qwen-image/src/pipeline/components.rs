@@ -7,7 +7,7 @@ use candle_core::{DType, Device};
 use super::{
     constants::{Conditioning, Constants, PipelineKind},
     guidance::{BranchOrder, Guidance},
-    placement::{ComponentPlacement, Placement},
+    placement::{ComponentPlacement, DeviceMap},
     prompt,
 };
 use crate::models::{
@@ -20,12 +20,19 @@ use crate::models::{
 
 /// diffusers' `pipe.components`: the parts of a checkpoint.
 pub struct Components {
+    /// The checkpoint's constants, such as its resolutions.
     pub constants: Constants,
+    /// Makes the noise levels.
     pub scheduler: Scheduler,
+    /// Reads prompts and writes captions.
     pub text_encoder: Offloadable<TextEncoder>,
+    /// Predicts the velocity.
     pub transformer: Offloadable<Transformer>,
+    /// Turns pictures into latents and back.
     pub vae: Offloadable<Vae>,
+    /// Where all of them compute.
     pub device: Device,
+    /// The number format of activations.
     pub dtype: DType,
     /// The LoRAs in the transformer.
     pub loras: Vec<AppliedLora>,
@@ -34,14 +41,17 @@ pub struct Components {
 /// The options for loading a checkpoint.
 #[derive(Clone)]
 pub struct LoadOptions<'a> {
+    /// The device, the number format and the callback.
     pub context: LoadContext<'a>,
-    pub placement: Placement,
+    /// Where the parts are while idle and while computing.
+    pub placement: DeviceMap,
     /// Whether the transformer's blocks are in fp8, which only some GPUs support.
     pub fp8: bool,
     /// Files with the weights of components, instead of those in the folder.
     pub files: &'a WeightOptions,
     /// The text encoder of another checkpoint that has the same one.
     pub text_encoder: Option<Offloadable<TextEncoder>>,
+    /// How the text encoder reads pictures.
     pub conditioning: Conditioning,
     /// Merged into the transformer, in this order.
     pub loras: &'a [Adapter],
@@ -53,13 +63,16 @@ impl<'a> LoadOptions<'a> {
         static NO_FILES: WeightOptions =
             WeightOptions { transformer: None, text_encoder: None, text_encoder_fp8: false };
         let conditioning = Conditioning::default();
-        let placement = Placement::KEPT;
+        let placement = DeviceMap::KEPT;
         Self { context, placement, fp8: false, files: &NO_FILES, text_encoder: None, conditioning, loras: &[] }
     }
 }
 
 impl Components {
     /// Loads a folder in diffusers' layout for this pipeline.
+    ///
+    /// # Errors
+    /// [`ModelError`] if the folder is not a checkpoint for this pipeline, or its parts do not fit together.
     pub fn load(folder: &Path, pipeline: PipelineKind, options: LoadOptions<'_>) -> LoadResult<Self> {
         let LoadOptions { context, placement, fp8, files, text_encoder, conditioning, loras } = options;
         let constants =
@@ -96,7 +109,8 @@ impl Components {
     /// with which it was loaded, except for the LoRAs.
     ///
     /// # Errors
-    /// If a LoRA does not fit, or loading fails; the old parts are lost then.
+    /// [`ModelError::Lora`] if a LoRA does not fit, otherwise the error that stopped loading; the old parts are lost
+    /// then.
     pub fn with_loras(self, folder: &Path, options: LoadOptions<'_>) -> LoadResult<Self> {
         let LoadOptions { context, placement, fp8, files, loras, .. } = options;
         let context = LoadContext { file: files.of(Component::Transformer), ..context };

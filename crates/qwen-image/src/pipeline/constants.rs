@@ -8,7 +8,10 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{error::PipelineError, options::LAYERS};
+use super::{
+    error::PipelineError,
+    options::{LAYERS, RESOLUTION, RESOLUTION_STEP},
+};
 use crate::models::{
     EDIT_PLUS, LAYERED, LoadResult, ModelError, pipeline_class, read_json,
     text_encoder::{ImageProcessorBackend, TextPositions},
@@ -17,7 +20,9 @@ use crate::models::{
 /// Which of the two pipelines a checkpoint is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PipelineKind {
+    /// Splits a picture into layers.
     Layered,
+    /// Edits pictures by instruction.
     EditPlus,
 }
 
@@ -30,6 +35,9 @@ impl PipelineKind {
         }
     }
 }
+
+/// Areas that a checkpoint may ask for, in square pixels.
+const AREA: RangeInclusive<u32> = 1024..=1 << 24;
 
 /// The defaults are those of the full models; `acetate.json` next to `model_index.json` can override each of them.
 #[derive(Debug, Clone)]
@@ -44,6 +52,7 @@ pub struct Constants {
     pub vae_area: u32,
     /// The number of template tokens before the user's text, whose states are dropped.
     pub prompt_template_encode_start_idx: usize,
+    /// The most tokens of a caption.
     pub caption_max_new_tokens: usize,
     /// The positions of pictures' tokens in an edit's prompt.
     pub text_positions: TextPositions,
@@ -106,6 +115,9 @@ pub enum Lightning {
 
 impl Constants {
     /// Checks that the checkpoint is for this pipeline and reads its overrides.
+    ///
+    /// # Errors
+    /// [`ModelError::Invalid`] if `acetate.json` cannot be read or has values out of bounds.
     pub fn load(folder: &Path, pipeline: PipelineKind, conditioning: Conditioning) -> LoadResult<Self> {
         let index = folder.join("model_index.json");
         if !index.is_file() {
@@ -138,24 +150,31 @@ impl Constants {
             image_processor: conditioning.image_processor.or(given.image_processor).unwrap_or_default(),
             note: given.note,
         };
-        let sane = |side: &u32| (32..=4096).contains(side) && side.is_multiple_of(32);
+        let sane = |side: &u32| RESOLUTION.contains(side) && side.is_multiple_of(RESOLUTION_STEP);
         if constants.resolutions.is_empty() || !constants.resolutions.iter().all(sane) {
-            let reason = format!("`resolutions` {:?} are multiples of 32 from 32 to 4096", constants.resolutions);
+            let (given, step, (least, most)) = (constants.resolutions, RESOLUTION_STEP, RESOLUTION.into_inner());
+            let reason = format!("`resolutions` {given:?} are multiples of {step} from {least} to {most}");
             return Err(ModelError::invalid(path, reason));
         }
         let (least, most) = (*constants.layers.start(), *constants.layers.end());
         if !LAYERS.contains(&most) || least > most {
-            let reason = format!("`min_layers` {least} and `max_layers` {most} are not from 0 to 10 in order");
+            let (first, last) = LAYERS.into_inner();
+            let reason =
+                format!("`min_layers` {least} and `max_layers` {most} are not from {first} to {last} in order");
             return Err(ModelError::invalid(path, reason));
         }
         let areas = [constants.condition_area, constants.vae_area];
-        if areas.iter().any(|area| !(1024..=1 << 24).contains(area)) {
-            return Err(ModelError::invalid(path, "areas are between 1024 and 16777216 square pixels"));
+        if !areas.iter().all(|area| AREA.contains(area)) {
+            let (least, most) = AREA.into_inner();
+            return Err(ModelError::invalid(path, format!("areas are between {least} and {most} square pixels")));
         }
         Ok(constants)
     }
 
     /// What the checkpoint says about few steps, if it says anything.
+    ///
+    /// # Errors
+    /// [`ModelError::Invalid`] if `acetate.json` cannot be read.
     pub fn lightning(folder: &Path) -> LoadResult<Option<Lightning>> {
         let path = folder.join(OVERRIDES);
         let given = if path.is_file() { read_json(&path)? } else { Overrides::default() };

@@ -14,9 +14,13 @@ use crate::models::transformer::{Branch, Frame, StepModulations, TokenRotations,
 
 /// One run of the loop.
 pub struct Denoise<'a> {
+    /// Predicts the velocity.
     pub transformer: &'a Transformer,
+    /// Where it computes.
     pub device: &'a Device,
+    /// The number format of the transformer's inputs.
     pub dtype: DType,
+    /// The solver, the noise levels, the step cache, and the steps with guidance.
     pub plan: SamplingPlan,
     /// All frames in order: first the noisy ones, which have one size, then the condition.
     pub frames: &'a [Frame],
@@ -26,6 +30,7 @@ pub struct Denoise<'a> {
     pub prompt: &'a Tensor,
     /// The same for the negative prompt. Absent: no guidance.
     pub negative: Option<&'a Tensor>,
+    /// How the branches are combined.
     pub guidance: Guidance,
     /// The latents that must not change.
     pub held: Option<&'a HeldLatents>,
@@ -40,6 +45,10 @@ struct BranchInputs {
 impl Denoise<'_> {
     /// Turns packed noise `(1, n, channels)` into packed latents, in float32 throughout; only the transformer's input
     /// is in its own number format. The callbacks' hook sees the latents after every step, and may change them.
+    ///
+    /// # Errors
+    /// [`PipelineError::NonFinite`] if the latents are no numbers any more; [`PipelineError::Cancelled`];
+    /// [`PipelineError::Device`].
     pub fn run(self, noise: Tensor, callbacks: &mut Callbacks<'_>) -> Result<(Tensor, SamplingRecord)> {
         let inputs = std::iter::once(self.prompt)
             .chain(self.negative)

@@ -14,11 +14,11 @@ use super::{
     finish::{Finished, finish},
     held::HeldLatents,
     image_tensor,
-    image_tensor::Size,
+    image_tensor::ImageSize,
     latents,
     options::{AlphaMode, EditInputs, EditOptions, EditOutput},
     prompt,
-    sampling::{Sampling, SamplingRecord},
+    sampling::{SamplingOptions, SamplingRecord},
     seeds::{check_seeds, only_one},
 };
 use crate::{
@@ -29,24 +29,36 @@ use crate::{
 /// The maximum number of pictures in addition to the edited one.
 pub const MOST_REFERENCES: usize = 2;
 
+/// diffusers' `QwenImageEditPlusPipeline`: edits a picture by an instruction.
 pub struct QwenImageEditPlusPipeline(Components);
 
 impl QwenImageEditPlusPipeline {
     /// Loads a checkpoint folder onto a device.
+    ///
+    /// # Errors
+    /// [`ModelError`](crate::models::ModelError) if the folder is not a checkpoint for edits, or its parts do not fit
+    /// together.
     pub fn load(folder: &Path, device: &Device, dtype: DType) -> LoadResult<Self> {
         Self::load_with(folder, LoadOptions::new(LoadContext::new(device, dtype)))
     }
 
     /// The same, with progress and the given placement of parts.
+    ///
+    /// # Errors
+    /// Those of [`Self::load`], and [`ModelError::Cancelled`](crate::models::ModelError::Cancelled).
     pub fn load_with(folder: &Path, options: LoadOptions<'_>) -> LoadResult<Self> {
         Components::load(folder, PipelineKind::EditPlus, options).map(Self)
     }
 
+    /// The parts of the checkpoint.
     pub fn components(&self) -> &Components {
         &self.0
     }
 
     /// The same with other LoRAs; see [`Components::with_loras`].
+    ///
+    /// # Errors
+    /// Those of [`Components::with_loras`].
     pub fn with_loras(self, folder: &Path, options: LoadOptions<'_>) -> LoadResult<Self> {
         self.0.with_loras(folder, options).map(Self)
     }
@@ -55,8 +67,8 @@ impl QwenImageEditPlusPipeline {
         &mut self.0
     }
 
-    /// Edits a picture. The model sees RGB; alpha bypasses it, or is found by a second run. Outside a mask, the latents are held on the picture's
-    /// trajectory, and the finished pixels are those of the picture.
+    /// Edits a picture. The model sees RGB; alpha bypasses it, or is found by a second run. Outside a mask, the latents
+    /// are held on the picture's trajectory, and the finished pixels are those of the picture.
     ///
     /// # Errors
     /// [`PipelineError::Invalid`] for options or pictures that this checkpoint does not support, otherwise the error
@@ -102,7 +114,7 @@ impl QwenImageEditPlusPipeline {
         let (mut seen, grounds) = (Vec::new(), given.len());
         for (ground, picture) in given.into_iter().enumerate() {
             pictures.push(picture);
-            let part = Part { index: ground, of: grounds };
+            let part = GroundRun { index: ground, of: grounds };
             let runs = self.run_rgb(&pictures, mask, instruction, options, seeds, part, callbacks)?;
             seen.extend(pictures.pop());
             for ((edited, sampling), (picture, record)) in made.iter_mut().zip(runs) {
@@ -135,15 +147,15 @@ impl QwenImageEditPlusPipeline {
         instruction: &str,
         options: &EditOptions,
         seeds: &[u64],
-        part: Part,
+        part: GroundRun,
         callbacks: &mut Callbacks<'_>,
     ) -> Result<Vec<(RgbImage, SamplingRecord)>> {
-        let sampling = Sampling::from(options);
+        let sampling = SamplingOptions::from(options);
         let (positive, negative) = callbacks.stage(Stage::TextEncode, |callbacks| {
             let encoder = self.0.text_encoder.enter()?;
             let mut tokens = Vec::with_capacity(pictures.len());
             for picture in pictures {
-                let size = Size::with_area(self.0.constants.condition_area, picture.width(), picture.height());
+                let size = ImageSize::with_area(self.0.constants.condition_area, picture.width(), picture.height());
                 let resized = image_processor::lanczos_rgb(picture, size.width, size.height);
                 tokens.push(encoder.encode_picture(&resized, self.0.constants.image_processor)?);
                 callbacks.report(Stage::TextEncode, tokens.len(), pictures.len())?;
@@ -165,7 +177,7 @@ impl QwenImageEditPlusPipeline {
             let vae = self.0.vae.enter()?;
             let mut references = Vec::with_capacity(pictures.len());
             for (index, picture) in pictures.iter().enumerate() {
-                let size = Size::with_area(self.0.constants.vae_area, picture.width(), picture.height());
+                let size = ImageSize::with_area(self.0.constants.vae_area, picture.width(), picture.height());
                 let resized = image_processor::lanczos_rgb(picture, size.width, size.height);
                 references.push(vae.encode(&image_tensor::rgb_to_tensor(&resized, &self.0.device)?)?);
                 callbacks.report(Stage::VaeEncode, index + 1, pictures.len())?;
@@ -222,7 +234,7 @@ impl QwenImageEditPlusPipeline {
 
 /// Which of the runs over several grounds it is.
 #[derive(Clone, Copy)]
-struct Part {
+struct GroundRun {
     index: usize,
     of: usize,
 }

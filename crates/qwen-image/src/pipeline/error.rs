@@ -1,22 +1,43 @@
 //! The errors of a pipeline.
 
+use std::{fmt::Display, ops::RangeInclusive};
+
 use crate::models::text_encoder::TextError;
 
+/// Why a run of a pipeline failed.
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {
+    /// The caller stopped the run, through [`Callbacks`](crate::Callbacks).
     #[error("cancelled")]
     Cancelled,
     /// A latent became NaN or infinite; `step` counts from 1.
     #[error("the latents became NaN or infinite at step {step}")]
-    NonFinite { step: usize },
+    NonFinite {
+        /// The step, from 1.
+        step: usize,
+    },
     /// This checkpoint does not support the request.
     #[error("{field}: {reason}")]
-    Invalid { field: &'static str, reason: String },
+    Invalid {
+        /// The name of the option.
+        field: &'static str,
+        /// What is wrong with its value.
+        reason: String,
+    },
     /// The VAE decoded a picture with the wrong number of bytes.
     #[error("the VAE decoded {bytes} bytes for a picture of {width}x{height}")]
-    DecodedSize { bytes: usize, width: u32, height: u32 },
+    DecodedSize {
+        /// The bytes that were decoded.
+        bytes: usize,
+        /// The width of the picture in pixels.
+        width: u32,
+        /// Its height in pixels.
+        height: u32,
+    },
+    /// The text encoder cannot read the prompt or a picture.
     #[error(transparent)]
     Text(#[from] TextError),
+    /// The device failed.
     #[error("{0}")]
     Device(#[from] candle_core::Error),
 }
@@ -24,6 +45,11 @@ pub enum PipelineError {
 impl PipelineError {
     pub(crate) fn invalid(field: &'static str, reason: impl Into<String>) -> Self {
         Self::Invalid { field, reason: reason.into() }
+    }
+
+    pub(crate) fn not_between<T: Display>(field: &'static str, value: T, bounds: RangeInclusive<T>) -> Self {
+        let (least, most) = bounds.into_inner();
+        Self::invalid(field, format!("{value} is not between {least} and {most}"))
     }
 }
 

@@ -18,6 +18,7 @@ pub struct Guidance {
     pub scale: f64,
     /// Rescale the guided velocity of each token to the norm of the unguided one.
     pub normalize: bool,
+    /// Whether the branches share a pass.
     pub order: BranchOrder,
 }
 

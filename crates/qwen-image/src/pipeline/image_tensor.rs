@@ -7,12 +7,12 @@ use super::error::{PipelineError, Result};
 
 /// A size in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Size {
+pub struct ImageSize {
     pub width: u32,
     pub height: u32,
 }
 
-impl Size {
+impl ImageSize {
     /// About `area` square pixels in the shape of `width` x `height`, sides rounded to 32 as Python rounds (halves
     /// to the even neighbor) and never below 32.
     pub fn with_area(area: u32, width: u32, height: u32) -> Self {

@@ -12,11 +12,11 @@ use super::{
     denoise::Denoise,
     error::{PipelineError, Result},
     image_tensor,
-    image_tensor::Size,
+    image_tensor::ImageSize,
     latents,
     options::{Caption, DecomposeOptions, DecomposeOutput},
     prompt,
-    sampling::Sampling,
+    sampling::SamplingOptions,
     seeds::{check_seeds, only_one},
 };
 use crate::{
@@ -32,24 +32,36 @@ use crate::{
 /// The most tokens of a layer's name.
 const NAME_TOKENS: usize = 16;
 
+/// diffusers' `QwenImageLayeredPipeline`: splits a picture into layers.
 pub struct QwenImageLayeredPipeline(Components);
 
 impl QwenImageLayeredPipeline {
     /// Loads a checkpoint folder onto a device.
+    ///
+    /// # Errors
+    /// [`ModelError`](crate::models::ModelError) if the folder is not a layered checkpoint, or its parts do not fit
+    /// together.
     pub fn load(folder: &Path, device: &Device, dtype: DType) -> LoadResult<Self> {
         Self::load_with(folder, LoadOptions::new(LoadContext::new(device, dtype)))
     }
 
     /// The same, with progress and the given placement of parts.
+    ///
+    /// # Errors
+    /// Those of [`Self::load`], and [`ModelError::Cancelled`](crate::models::ModelError::Cancelled).
     pub fn load_with(folder: &Path, options: LoadOptions<'_>) -> LoadResult<Self> {
         Components::load(folder, PipelineKind::Layered, options).map(Self)
     }
 
+    /// The parts of the checkpoint.
     pub fn components(&self) -> &Components {
         &self.0
     }
 
     /// The same with other LoRAs; see [`Components::with_loras`].
+    ///
+    /// # Errors
+    /// Those of [`Components::with_loras`].
     pub fn with_loras(self, folder: &Path, options: LoadOptions<'_>) -> LoadResult<Self> {
         self.0.with_loras(folder, options).map(Self)
     }
@@ -88,7 +100,7 @@ impl QwenImageLayeredPipeline {
     ) -> Result<()> {
         check_seeds(seeds)?;
         options.check()?;
-        let sampling = Sampling::from(options);
+        let sampling = SamplingOptions::from(options);
         image_tensor::check_shape(picture)?;
         let accepted = &self.0.constants.resolutions;
         let resolution = options.resolution.unwrap_or(accepted[0]);
@@ -103,7 +115,7 @@ impl QwenImageLayeredPipeline {
             return Err(PipelineError::invalid("prompt", reason));
         }
         let layers = if options.auto_layers { *self.0.constants.layers.end() } else { options.layers };
-        let size = Size::with_area(resolution * resolution, picture.width(), picture.height());
+        let size = ImageSize::with_area(resolution * resolution, picture.width(), picture.height());
         let resized = image_processor::lanczos(picture, size.width, size.height);
 
         let encoder = self.0.text_encoder.enter()?;

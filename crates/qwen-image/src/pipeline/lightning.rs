@@ -25,8 +25,8 @@ const EDIT_2509: [(u32, &str, &str); 2] = [
 const EDIT_2511: [(u32, &str, &str); 1] =
     [(4, "lightx2v/Qwen-Image-Edit-2511-Lightning", "Qwen-Image-Edit-2511-Lightning-4steps-V1.0-bf16.safetensors")];
 
-/// The LoRA for a checkpoint and a number of steps: its own, if `acetate.json` names one, or else the published one. None
-/// if the checkpoint needs none.
+/// The LoRA for a checkpoint and a number of steps: its own, if `acetate.json` names one, or else the published one.
+/// None if the checkpoint needs none.
 ///
 /// # Errors
 /// [`Error::Invalid`] for `preset` or `num_inference_steps` if there is none, with what to do instead.

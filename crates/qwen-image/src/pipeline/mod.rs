@@ -43,7 +43,7 @@ pub use options::{
     AlphaMode, CFG_SCALE, CFG_UNTIL, Caption, DecomposeOptions, DecomposeOutput, DriftRecord, EditInputs, EditOptions,
     EditOutput, FEATHER, LAYERS, NUM_INFERENCE_STEPS, OutputSize, RESOLUTION, RESOLUTION_STEP, STEP_CACHE,
 };
-pub use placement::{ComponentPlacement, Placement};
+pub use placement::{ComponentPlacement, DeviceMap};
 pub use preset::{LIGHTNING_STEPS, Preset, PresetValues};
 pub use sampler::{Sampler, Solver};
 pub use sampling::{SamplingPlan, SamplingRecord};

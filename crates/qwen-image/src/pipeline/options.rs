@@ -7,18 +7,19 @@ use ::image::RgbaImage;
 use super::{
     error::{PipelineError, Result},
     sampler::Sampler,
-    sampling::{Sampling, SamplingRecord},
+    sampling::{SamplingOptions, SamplingRecord},
 };
 use crate::{
     hub::{LORA_STRENGTH, Lora},
     image_processor::Mask,
 };
 
-/// The number of layers that a decompose may request; most checkpoints are trained for 2 and more, and 0 is for those that lift one part
-/// out of the picture.
+/// The number of layers that a decompose may request; most checkpoints are trained for 2 and more, and 0 is for those
+/// that lift one part out of the picture.
 pub const LAYERS: RangeInclusive<u32> = 0..=10;
 /// Denoise steps.
 pub const NUM_INFERENCE_STEPS: RangeInclusive<u32> = 1..=1000;
+/// The guidance scales that a request may ask for; 1 and less turn guidance off.
 pub const CFG_SCALE: RangeInclusive<f64> = 0.0..=100.0;
 /// The most steps in a row that a step cache skips.
 pub const STEP_CACHE: RangeInclusive<u32> = 0..=10;
@@ -28,6 +29,7 @@ pub const CFG_UNTIL: RangeInclusive<f64> = 0.0..=1.0;
 pub const FEATHER: RangeInclusive<u32> = 0..=512;
 /// Resolutions in pixels, multiples of [`RESOLUTION_STEP`]; a checkpoint supports a few of them.
 pub const RESOLUTION: RangeInclusive<u32> = 32..=4096;
+/// A resolution is a multiple of this, in pixels.
 pub const RESOLUTION_STEP: u32 = 32;
 
 /// The options of a decompose.
@@ -41,8 +43,8 @@ pub struct DecomposeOptions {
     /// Number of layers, 2 to 10, but no more than the checkpoint was trained for; 1 if the checkpoint makes that. 0 is
     /// for Layered-Control checkpoints, which lift the one part out of the picture that the prompt names.
     pub layers: u32,
-    /// Find out how many layers the picture has, with [`auto_layers`](crate::auto_layers): the checkpoint's most are made, and
-    /// `layers` has no effect.
+    /// Find out how many layers the picture has, with [`auto_layers`](crate::auto_layers): the checkpoint's most are
+    /// made, and `layers` has no effect.
     pub auto_layers: bool,
     /// Working resolution in pixels, the side of a square with the same area. None: the first one that the checkpoint
     /// was made for, 640 for the full model.
@@ -105,24 +107,28 @@ impl DecomposeOptions {
     /// [`PipelineError::Invalid`] with the first field that is out of bounds.
     pub fn check(&self) -> Result<()> {
         if !LAYERS.contains(&self.layers) {
-            return Err(PipelineError::invalid("layers", format!("{} is not between 0 and 10", self.layers)));
+            return Err(PipelineError::not_between("layers", self.layers, LAYERS));
         }
         if let Some(resolution) = self.resolution
             && !(RESOLUTION.contains(&resolution) && resolution.is_multiple_of(RESOLUTION_STEP))
         {
-            let reason =
-                format!("{resolution} is not a multiple of 32 from 32 to 4096; the full model supports 640 and 1024");
+            let (least, most) = RESOLUTION.into_inner();
+            let reason = format!(
+                "{resolution} is not a multiple of {RESOLUTION_STEP} from {least} to {most}; the full model supports 640 \
+                 and 1024"
+            );
             return Err(PipelineError::invalid("resolution", reason));
         }
         check_loras(self.loras.as_deref())?;
-        Sampling::from(self).check()
+        SamplingOptions::from(self).check()
     }
 }
 
 fn check_loras(loras: Option<&[Lora]>) -> Result<()> {
     let wrong = loras.into_iter().flatten().find(|lora| !LORA_STRENGTH.contains(&lora.strength));
     wrong.map_or(Ok(()), |Lora { source, strength }| {
-        let reason = format!("{source}: the strength {strength} is not a number from -100 to 100");
+        let (least, most) = LORA_STRENGTH.into_inner();
+        let reason = format!("{source}: the strength {strength} is not a number from {least} to {most}");
         Err(PipelineError::invalid("loras", reason))
     })
 }
@@ -145,8 +151,8 @@ pub enum AlphaMode {
     Keep,
     /// It may change. The edit is made twice, over a dark and over a light ground
     /// ([`GROUNDS`](crate::image_processor::GROUNDS)), with the same noise, and the new alpha is that of the difference
-    /// ([`from_two_grounds`](crate::image_processor::from_two_grounds)). Where that says the same as the source's, it is
-    /// the source's. An opaque picture keeps its alpha, because both grounds would give the same.
+    /// ([`from_two_grounds`](crate::image_processor::from_two_grounds)). Where that says the same as the source's, it
+    /// is the source's. An opaque picture keeps its alpha, because both grounds would give the same.
     Grow,
 }
 
@@ -155,6 +161,7 @@ pub enum AlphaMode {
 pub struct EditOptions {
     /// What the picture should not show. A single space also counts as a negative prompt.
     pub negative_prompt: String,
+    /// Whether the edited picture has the input's size or the model's.
     pub output_size: OutputSize,
     /// Whether the picture may get another outline.
     pub alpha: AlphaMode,
@@ -236,7 +243,7 @@ impl EditOptions {
             return Err(PipelineError::invalid("feather", format!("{feather} is not between {least} and {most}")));
         }
         check_loras(self.loras.as_deref())?;
-        Sampling::from(self).check()
+        SamplingOptions::from(self).check()
     }
 }
 
@@ -261,23 +268,27 @@ impl<'a> EditInputs<'a> {
 /// The caption that the text encoder wrote because the prompt was empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caption {
+    /// The caption.
     pub text: String,
+    /// Its length in tokens of the text encoder.
     pub tokens: u32,
 }
 
 /// The output of a decompose.
 #[derive(Debug, Clone)]
 pub struct DecomposeOutput {
-    /// `layers + 1` pictures of one size: the regenerated whole, then the layers back to front. For 0 layers, only the part that was
-    /// lifted.
+    /// `layers + 1` pictures of one size: the regenerated whole, then the layers back to front. For 0 layers, only the
+    /// part that was lifted.
     pub images: Vec<RgbaImage>,
     /// A few words for each layer, where the caption, the prompt or the text encoder clearly say what it is.
     pub layer_names: Vec<Option<String>>,
+    /// None: there was a prompt.
     pub caption: Option<Caption>,
     /// The working resolution.
     pub resolution: u32,
     /// The seed that was used.
     pub seed: u64,
+    /// How the run was sampled.
     pub sampling: SamplingRecord,
     /// Notes for the user about this run.
     pub notes: Vec<String>,
@@ -297,6 +308,7 @@ pub struct DriftRecord {
 /// The output of an edit.
 #[derive(Debug, Clone)]
 pub struct EditOutput {
+    /// The edited picture.
     pub image: RgbaImage,
     /// The seed that was used.
     pub seed: u64,

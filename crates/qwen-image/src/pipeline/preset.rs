@@ -23,9 +23,13 @@ pub enum Preset {
 /// What a preset stands for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PresetValues {
+    /// The solver.
     pub sampler: Sampler,
+    /// Denoise steps.
     pub num_inference_steps: u32,
+    /// The most steps in a row that the step cache may skip.
     pub step_cache: u32,
+    /// The share of the steps that have guidance, 0 to 1.
     pub cfg_until: f64,
     /// None: the preset leaves it as it is.
     pub cfg_scale: Option<f64>,
@@ -35,8 +39,10 @@ pub struct PresetValues {
 pub const LIGHTNING_STEPS: u32 = 4;
 
 impl Preset {
+    /// All presets, from the most to the fewest passes.
     pub const ALL: [Self; 4] = [Self::Exact, Self::Balanced, Self::Fast, Self::Lightning];
 
+    /// The name in options, messages and manifests.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Exact => "exact",
@@ -46,6 +52,7 @@ impl Preset {
         }
     }
 
+    /// The options that the preset sets.
     pub fn values(self) -> PresetValues {
         let DecomposeOptions { num_inference_steps, step_cache, cfg_until, .. } = DecomposeOptions::default();
         let exact =
@@ -66,8 +73,9 @@ impl Preset {
     }
 }
 
-/// The noise levels for which the Lightning LoRAs were made: evenly spaced from 1, shifted by `base_shift = max_shift =
-/// ln 3` whatever the size, and not stretched to a terminal level (`generate_with_diffusers.py` of Qwen-Image-Lightning).
+/// The noise levels for which the Lightning LoRAs were made: evenly spaced from 1, shifted by
+/// `base_shift = max_shift = ln 3` whatever the size, and not stretched to a terminal level
+/// (`generate_with_diffusers.py` of Qwen-Image-Lightning).
 fn lightning_sigmas(steps: u32) -> Vec<f64> {
     let even = (0..steps).map(|step| 1.0 - f64::from(step) / f64::from(steps));
     even.map(|sigma| 3.0 * sigma / (1.0 + 2.0 * sigma)).chain([0.0]).collect()

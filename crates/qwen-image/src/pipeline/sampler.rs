@@ -17,13 +17,14 @@ pub enum Sampler {
     /// The Adams-Bashforth-Moulton predictor and corrector of second order on the velocity, with one pass a step. Needs
     /// fewer steps than the others; diffusers does not have it.
     Abm2,
-    /// A predictor and corrector of second order on the denoised latents, with one pass a step: diffusers' `UniPCMultistepScheduler` with
-    /// `use_flow_sigmas`, `prediction_type="flow_prediction"`, `solver_order=2` and `solver_type="bh2"`
-    /// (<https://arxiv.org/abs/2302.04867>).
+    /// A predictor and corrector of second order on the denoised latents, with one pass a step: diffusers'
+    /// `UniPCMultistepScheduler` with `use_flow_sigmas`, `prediction_type="flow_prediction"`, `solver_order=2` and
+    /// `solver_type="bh2"` (<https://arxiv.org/abs/2302.04867>).
     UniPc,
 }
 
 impl Sampler {
+    /// All samplers.
     pub const ALL: [Self; 3] = [Self::Euler, Self::Abm2, Self::UniPc];
 
     /// The name in options, messages and manifests.
@@ -57,12 +58,12 @@ pub struct Solver<'a> {
     sampler: Sampler,
     schedule: &'a Schedule,
     /// The previous step, and the value of the one before it.
-    last: Option<Step>,
+    last: Option<PastStep>,
     before_last: Option<Tensor>,
 }
 
 /// What is kept of a step.
-struct Step {
+struct PastStep {
     /// The corrected latents at the start of the step.
     latents: Tensor,
     /// The velocity there, or for UniPC the denoised latents.
@@ -82,8 +83,8 @@ impl Solver<'_> {
         }
     }
 
-    /// Corrects the latents with the mean of both velocities (Adams-Moulton), then predicts the next ones along the line
-    /// through both velocities (Adams-Bashforth). The steps may have different lengths.
+    /// Corrects the latents with the mean of both velocities (Adams-Moulton), then predicts the next ones along the
+    /// line through both velocities (Adams-Bashforth). The steps may have different lengths.
     fn abm2(&mut self, latents: Tensor, velocity: Tensor, step: usize) -> Result<Tensor> {
         let dt = self.dt(step);
         let (corrected, ahead) = match self.last.take() {
@@ -95,7 +96,7 @@ impl Solver<'_> {
             None => (latents, velocity.clone()),
         };
         let next = (&corrected + (ahead * dt)?)?;
-        self.last = Some(Step { latents: corrected, value: velocity, order: 2 });
+        self.last = Some(PastStep { latents: corrected, value: velocity, order: 2 });
         Ok(next)
     }
 
@@ -123,12 +124,12 @@ impl Solver<'_> {
             next = (next + (slope * (0.5 * self.weight(step)))?)?;
         }
         self.before_last =
-            self.last.replace(Step { latents: corrected, value: denoised, order }).map(|last| last.value);
+            self.last.replace(PastStep { latents: corrected, value: denoised, order }).map(|last| last.value);
         Ok(next)
     }
 
     /// The latents at the start of `step` again, now that the denoised ones there are known.
-    fn correct(&self, last: &Step, denoised: &Tensor, step: usize) -> Result<Tensor> {
+    fn correct(&self, last: &PastStep, denoised: &Tensor, step: usize) -> Result<Tensor> {
         let from = step - 1;
         let first = self.first_order(&last.latents, &last.value, from)?;
         let change = (denoised - &last.value)?;

@@ -8,7 +8,7 @@ use super::{
 use crate::models::{Schedule, Scheduler};
 
 /// The sampling options that both kinds of calls have.
-pub(crate) struct Sampling<'a> {
+pub(crate) struct SamplingOptions<'a> {
     pub num_inference_steps: u32,
     pub sampler: Option<Sampler>,
     pub sigmas: Option<&'a [f64]>,
@@ -20,6 +20,7 @@ pub(crate) struct Sampling<'a> {
 /// How a run was sampled.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SamplingRecord {
+    /// The solver.
     pub sampler: Sampler,
     /// The noise levels, one more than there are steps.
     pub sigmas: Vec<f32>,
@@ -32,14 +33,17 @@ pub struct SamplingRecord {
 /// What the denoise loop follows.
 #[derive(Debug, Clone)]
 pub struct SamplingPlan {
+    /// The solver.
     pub sampler: Sampler,
+    /// The noise levels.
     pub schedule: Schedule,
+    /// The most steps in a row that the step cache may skip.
     pub step_cache: u32,
     /// How many steps have guidance, from the start.
     pub guided_steps: usize,
 }
 
-impl<'a> From<&'a DecomposeOptions> for Sampling<'a> {
+impl<'a> From<&'a DecomposeOptions> for SamplingOptions<'a> {
     fn from(options: &'a DecomposeOptions) -> Self {
         Self {
             num_inference_steps: options.num_inference_steps,
@@ -52,7 +56,7 @@ impl<'a> From<&'a DecomposeOptions> for Sampling<'a> {
     }
 }
 
-impl<'a> From<&'a EditOptions> for Sampling<'a> {
+impl<'a> From<&'a EditOptions> for SamplingOptions<'a> {
     fn from(options: &'a EditOptions) -> Self {
         Self {
             num_inference_steps: options.num_inference_steps,
@@ -65,23 +69,26 @@ impl<'a> From<&'a EditOptions> for Sampling<'a> {
     }
 }
 
-impl Sampling<'_> {
+impl SamplingOptions<'_> {
     pub fn check(&self) -> Result<()> {
         let steps = self.num_inference_steps;
         if !NUM_INFERENCE_STEPS.contains(&steps) {
-            return Err(PipelineError::invalid("num_inference_steps", format!("{steps} is not between 1 and 1000")));
+            return Err(PipelineError::not_between("num_inference_steps", steps, NUM_INFERENCE_STEPS));
         }
         let scale = self.cfg_scale;
         if !CFG_SCALE.contains(&scale) {
-            let reason = format!("{scale} is not a number between 0 and 100; 4 is usual, 1 turns guidance off");
+            let (least, most) = CFG_SCALE.into_inner();
+            let reason =
+                format!("{scale} is not a number between {least} and {most}; 4 is usual, 1 turns guidance off");
             return Err(PipelineError::invalid("cfg_scale", reason));
         }
         if !CFG_UNTIL.contains(&self.cfg_until) {
-            let reason = format!("{} is not a share of the steps, a number between 0 and 1", self.cfg_until);
+            let (least, most) = CFG_UNTIL.into_inner();
+            let reason = format!("{} is not a share of the steps, a number between {least} and {most}", self.cfg_until);
             return Err(PipelineError::invalid("cfg_until", reason));
         }
         if !STEP_CACHE.contains(&self.step_cache) {
-            return Err(PipelineError::invalid("step_cache", format!("{} is not between 0 and 10", self.step_cache)));
+            return Err(PipelineError::not_between("step_cache", self.step_cache, STEP_CACHE));
         }
         if let Some(sigmas) = self.sigmas {
             let most = *NUM_INFERENCE_STEPS.end() as usize;

@@ -15,6 +15,9 @@ const LAYERS: usize = 4;
 const REFERENCES: usize = 3;
 
 /// The sizes of a checkpoint's parts, and of the work of its largest resolution with the usual number of layers.
+///
+/// # Errors
+/// Those of [`memory_estimate`].
 pub fn sizes(
     folder: &Path,
     paths: &WeightOptions,

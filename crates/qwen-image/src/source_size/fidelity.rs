@@ -12,7 +12,7 @@ const EMPTY: f64 = 0.0001;
 
 /// The difference between composed layers and their picture.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Fidelity {
+pub struct CompositeFidelity {
     /// Peak signal-to-noise ratio in dB: `10 log10(255^2 / mean squared error)`. None: there is no difference.
     pub psnr: Option<f64>,
     /// The largest difference of a channel, of 255.
@@ -35,7 +35,7 @@ pub struct Coverage {
 ///
 /// # Errors
 /// [`ImageError`] if there are no layers, or their sizes differ.
-pub fn fidelity(source: &RgbaImage, layers: &[RgbaImage]) -> Result<Fidelity, ImageError> {
+pub fn fidelity(source: &RgbaImage, layers: &[RgbaImage]) -> Result<CompositeFidelity, ImageError> {
     let made = composite(layers)?;
     let resized;
     let source = if source.dimensions() == made.dimensions() {
@@ -54,7 +54,7 @@ pub fn fidelity(source: &RgbaImage, layers: &[RgbaImage]) -> Result<Fidelity, Im
     let channels = if opaque { 3.0 } else { 4.0 };
     let mean = squares / (channels * (source.len() / 4).max(1) as f64);
     let psnr = (mean > 0.0).then(|| 10.0 * (255.0 * 255.0 / mean).log10());
-    Ok(Fidelity { psnr, max_error: largest.round() as u8 })
+    Ok(CompositeFidelity { psnr, max_error: largest.round() as u8 })
 }
 
 /// The sum of squared differences, the largest difference, and whether the picture is opaque.

@@ -1,10 +1,11 @@
-//! The color guided filter of He, Sun and Tang, "Guided Image Filtering" (IEEE TPAMI 35, 2013), section 3.6, without its
-//! last step: the coefficients are applied at another size, as in He and Sun, "Fast Guided Filter" (arXiv 1505.00996).
+//! The color guided filter of He, Sun and Tang, "Guided Image Filtering" (IEEE TPAMI 35, 2013), section 3.6, without
+//! its last step: the coefficients are applied at another size, as in He and Sun, "Fast Guided Filter" (arXiv
+//! 1505.00996).
 //!
-//! A pixel is in several windows, and the filter takes the mean of what they say. Here, windows count by how well they fit,
-//! as in "Weighted aggregation for guided image filtering" (Signal, Image and Video Processing, 2020), and coefficients
-//! are shrunk by the share of alpha's variance that they explain. So sharp edges stay sharp, and texture below a soft
-//! shadow is not taken for edges of the shadow. docs/fidelity.md has the measurements.
+//! A pixel is in several windows, and the filter takes the mean of what they say. Here, windows count by how well they
+//! fit, as in "Weighted aggregation for guided image filtering" (Signal, Image and Video Processing, 2020), and
+//! coefficients are shrunk by the share of alpha's variance that they explain. So sharp edges stay sharp, and texture
+//! below a soft shadow is not taken for edges of the shadow. docs/fidelity.md has the measurements.
 
 use ::image::RgbaImage;
 use rayon::prelude::*;
@@ -21,14 +22,14 @@ const NOISE_OF_FIT: f32 = 1e-4;
 /// `r * R + g * G + b * B + constant`, where R, G and B are the colors of `guide` times its alpha. Everything is from 0
 /// to 1.
 ///
-/// In each window of the guide, the coefficients are those of a ridge regression of alpha on the colors; a pixel gets the
-/// weighted mean over all windows that it is in. `layers` must have the guide's size.
+/// In each window of the guide, the coefficients are those of a ridge regression of alpha on the colors; a pixel gets
+/// the weighted mean over all windows that it is in. `layers` must have the guide's size.
 pub fn coefficients(guide: &RgbaImage, layers: &[RgbaImage]) -> Vec<[f32; 4]> {
     let size = (guide.width() as usize, guide.height() as usize);
     let colors: Vec<[f32; 3]> = guide.par_chunks_exact(4).map(premultiplied).collect();
     let products: Vec<[f32; 9]> =
         colors.par_iter().map(|&[r, g, b]| [r, g, b, r * r, r * g, r * b, g * g, g * b, b * b]).collect();
-    let windows: Vec<Window> = box_mean(&products, size).into_par_iter().map(Window::new).collect();
+    let windows: Vec<ColorWindow> = box_mean(&products, size).into_par_iter().map(ColorWindow::new).collect();
 
     let mut found = vec![[0.0; 4]; colors.len() * layers.len()];
     for (index, layer) in layers.iter().enumerate() {
@@ -60,12 +61,12 @@ pub fn premultiplied(pixel: &[u8]) -> [f32; 3] {
 
 /// The colors in a window: their mean, and the inverse of their covariance plus `EPSILON`, a symmetric matrix as
 /// `[rr, rg, rb, gg, gb, bb]`.
-struct Window {
+struct ColorWindow {
     mean: [f32; 3],
     inverse: [f32; 6],
 }
 
-impl Window {
+impl ColorWindow {
     /// From the means of `[r, g, b, rr, rg, rb, gg, gb, bb]`.
     fn new([r, g, b, rr, rg, rb, gg, gb, bb]: [f32; 9]) -> Self {
         let (rr, gg, bb) = (rr - r * r + EPSILON, gg - g * g + EPSILON, bb - b * b + EPSILON);

@@ -20,7 +20,7 @@ use ::image::RgbaImage;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-pub use fidelity::{Coverage, Fidelity, fidelity};
+pub use fidelity::{CompositeFidelity, Coverage, fidelity};
 
 use self::{
     unmix::{Unmixed, unmix},
@@ -44,8 +44,8 @@ pub fn differs(source: (u32, u32), model: (u32, u32)) -> bool {
     source.0 > model.0 || source.1 > model.1 || product(source.0, model.1) != product(source.1, model.0)
 }
 
-/// Brings `layers` (back to front, of one size, straight alpha) to the size of `source`, the picture that they were made
-/// of, so that they compose to it: [`crate::image_processor::composite`] of the result is `source`, byte for byte
+/// Brings `layers` (back to front, of one size, straight alpha) to the size of `source`, the picture that they were
+/// made of, so that they compose to it: [`crate::image_processor::composite`] of the result is `source`, byte for byte
 /// wherever it is visible.
 ///
 /// The result has the picture's colors where a single layer is seen, and its alpha. Where the picture is opaque, the

@@ -39,7 +39,7 @@ pub fn unmix(source: [u8; 4], samples: &[GuidedPixel], out: &mut Unmixed) {
             colors.iter_mut().flatten().for_each(|value| *value = value.round());
             colors[only] = [source[0], source[1], source[2]].map(f32::from);
         }
-        None => (0..3).for_each(|channel| compose_to(f32::from(source[channel]), shares, colors, channel)),
+        None => (0..3).for_each(|channel| composite_to(f32::from(source[channel]), shares, colors, channel)),
     }
     for (pixel, color) in pixels.iter_mut().zip(colors) {
         match pixel[3] {
@@ -49,8 +49,8 @@ pub fn unmix(source: [u8; 4], samples: &[GuidedPixel], out: &mut Unmixed) {
     }
 }
 
-/// Alpha by the samples' coefficients, from the top down. A layer gets at most as much as leaves the picture's own alpha
-/// to the layers below, and the rearmost layer makes up the difference.
+/// Alpha by the samples' coefficients, from the top down. A layer gets at most as much as leaves the picture's own
+/// alpha to the layers below, and the rearmost layer makes up the difference.
 #[inline(always)]
 fn alphas(source: [u8; 4], samples: &[GuidedPixel], out: &mut Unmixed) {
     let [r, g, b] = premultiplied(&source);
@@ -79,13 +79,13 @@ fn alphas(source: [u8; 4], samples: &[GuidedPixel], out: &mut Unmixed) {
     out.shares.iter_mut().for_each(|share| *share *= seen);
 }
 
-/// Changes one channel of the colors, by the least sum of squares, so that their sum by `shares` is `target`, within 0 to
-/// 255; then rounds them.
+/// Changes one channel of the colors, by the least sum of squares, so that their sum by `shares` is `target`, within 0
+/// to 255; then rounds them.
 ///
-/// Without the bounds, the least change of color i is `error * share_i / sum(share^2)`. What the bounds cut off is shared
-/// out again among the colors that still have room. As the shares sum to 1, nothing is left in the end.
+/// Without the bounds, the least change of color i is `error * share_i / sum(share^2)`. What the bounds cut off is
+/// shared out again among the colors that still have room. As the shares sum to 1, nothing is left in the end.
 #[inline(always)]
-fn compose_to(target: f32, shares: &[f32], colors: &mut [[f32; 3]], channel: usize) {
+fn composite_to(target: f32, shares: &[f32], colors: &mut [[f32; 3]], channel: usize) {
     let sum = |colors: &[[f32; 3]]| colors.iter().zip(shares).map(|(color, share)| color[channel] * share).sum::<f32>();
     for _ in 0..shares.len() {
         let error = target - sum(colors);

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::rows::{Item, LAYER_INFO, OWN, PICTURES, ResultRows};
+use super::rows::{ExportedRow, LAYER_INFO, OWN, PICTURES, ResultRows};
 use crate::{
     app::Submitter,
     job::{BatchId, JobError, JobKind},
@@ -12,7 +12,7 @@ use crate::{
 /// The type of a column of the dataset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum ColumnType {
     Bool,
     Int,
     Float,
@@ -26,7 +26,7 @@ pub enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
     pub name: String,
-    pub kind: Kind,
+    pub kind: ColumnType,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,12 +46,12 @@ impl ResultColumns {
             for name in pictures_of(item.job.request.task.kind()) {
                 kinds[PICTURES.iter().position(|known| known == name).unwrap_or_default()] = true;
             }
-            columns.look(&item);
+            columns.observe(&item);
         }
         let there = PICTURES.into_iter().zip(kinds).filter(|(_, is_there)| *is_there);
         columns.pictures = there.map(|(name, _)| name.to_owned()).collect();
         if columns.pictures.iter().any(|name| name == "layers") {
-            columns.foreign.insert(0, Column { name: LAYER_INFO.to_owned(), kind: Kind::Json });
+            columns.foreign.insert(0, Column { name: LAYER_INFO.to_owned(), kind: ColumnType::Json });
         }
         Ok(columns)
     }
@@ -65,15 +65,15 @@ impl ResultColumns {
         for Column { name, kind } in &self.foreign {
             let value = record.entry(name.as_str()).or_insert(Value::Null);
             match (kind, &value) {
-                (Kind::Float, Value::Number(number)) => *value = json!(number.as_f64()),
-                (Kind::Mixed, Value::Null | Value::String(_)) => {}
-                (Kind::Mixed, other) => *value = Value::String(other.to_string()),
+                (ColumnType::Float, Value::Number(number)) => *value = json!(number.as_f64()),
+                (ColumnType::Mixed, Value::Null | Value::String(_)) => {}
+                (ColumnType::Mixed, other) => *value = Value::String(other.to_string()),
                 _ => {}
             }
         }
     }
 
-    fn look(&mut self, item: &Item) {
+    fn observe(&mut self, item: &ExportedRow) {
         for (name, value) in item.foreign() {
             let Some(kind) = kind_of(value) else { continue };
             match self.foreign.iter_mut().find(|column| column.name == name) {
@@ -84,7 +84,7 @@ impl ResultColumns {
     }
 
     /// Refuses a row that does not fit, because earlier shards are written.
-    pub fn check(&self, item: &Item, record: &Map<String, Value>) -> Result<(), JobError> {
+    pub fn check(&self, item: &ExportedRow, record: &Map<String, Value>) -> Result<(), JobError> {
         let refuse = |reason: String| {
             let reason = format!("{}: {reason}; export the batch to another folder", item.place());
             Err(JobError::invalid("--out", reason))
@@ -118,23 +118,23 @@ fn pictures_of(kind: JobKind) -> &'static [&'static str] {
 }
 
 /// Nothing for a missing value.
-fn kind_of(value: &Value) -> Option<Kind> {
+fn kind_of(value: &Value) -> Option<ColumnType> {
     match value {
         Value::Null => None,
-        Value::Bool(_) => Some(Kind::Bool),
-        Value::Number(number) if number.is_i64() => Some(Kind::Int),
-        Value::Number(_) => Some(Kind::Float),
-        Value::String(_) => Some(Kind::Text),
-        Value::Array(_) | Value::Object(_) => Some(Kind::Json),
+        Value::Bool(_) => Some(ColumnType::Bool),
+        Value::Number(number) if number.is_i64() => Some(ColumnType::Int),
+        Value::Number(_) => Some(ColumnType::Float),
+        Value::String(_) => Some(ColumnType::Text),
+        Value::Array(_) | Value::Object(_) => Some(ColumnType::Json),
     }
 }
 
 /// The type that has the values of both.
-fn both(one: Kind, other: Kind) -> Kind {
+fn both(one: ColumnType, other: ColumnType) -> ColumnType {
     match (one, other) {
         (one, other) if one == other => one,
-        (Kind::Int, Kind::Float) | (Kind::Float, Kind::Int) => Kind::Float,
-        _ => Kind::Mixed,
+        (ColumnType::Int, ColumnType::Float) | (ColumnType::Float, ColumnType::Int) => ColumnType::Float,
+        _ => ColumnType::Mixed,
     }
 }
 
@@ -144,18 +144,22 @@ mod tests {
 
     #[test]
     fn a_column_has_the_type_that_all_its_values_fit() {
-        assert_eq!(both(Kind::Int, Kind::Float), Kind::Float);
-        assert_eq!(both(Kind::Text, Kind::Int), Kind::Mixed);
-        assert_eq!(both(Kind::Json, Kind::Json), Kind::Json);
-        assert_eq!(both(Kind::Bool, Kind::Bool), Kind::Bool);
-        assert_eq!(kind_of(&serde_json::json!(u64::MAX)), Some(Kind::Float));
+        assert_eq!(both(ColumnType::Int, ColumnType::Float), ColumnType::Float);
+        assert_eq!(both(ColumnType::Text, ColumnType::Int), ColumnType::Mixed);
+        assert_eq!(both(ColumnType::Json, ColumnType::Json), ColumnType::Json);
+        assert_eq!(both(ColumnType::Bool, ColumnType::Bool), ColumnType::Bool);
+        assert_eq!(kind_of(&serde_json::json!(u64::MAX)), Some(ColumnType::Float));
         assert_eq!(kind_of(&Value::Null), None);
     }
 
     #[test]
     fn a_row_has_all_columns_with_values_of_their_types() {
         let column = |name: &str, kind| Column { name: name.to_owned(), kind };
-        let foreign = vec![column("score", Kind::Float), column("tag", Kind::Mixed), column("note", Kind::Text)];
+        let foreign = vec![
+            column("score", ColumnType::Float),
+            column("tag", ColumnType::Mixed),
+            column("note", ColumnType::Text),
+        ];
         let columns = ResultColumns { pictures: Vec::new(), foreign };
         let mut record = json!({ "row": 1, "score": 2, "tag": [1] }).as_object().unwrap().clone();
         columns.fit(&mut record);

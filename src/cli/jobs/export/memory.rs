@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Format, columns::ResultColumns, rows::Item};
+use super::{DatasetFormat, columns::ResultColumns, rows::ExportedRow};
 use crate::{
     job::{BatchId, JobError, JobId},
     store::{Target, io_error},
@@ -20,7 +20,7 @@ const DIGITS: usize = 6;
 
 /// A row of a finished shard; a line of its list may have more fields.
 #[derive(Debug, Deserialize)]
-struct Written {
+struct WrittenRow {
     row: Option<u64>,
     id: JobId,
 }
@@ -49,7 +49,7 @@ pub struct Memory<'a> {
 impl<'a> Memory<'a> {
     /// # Errors
     /// If the target has something else.
-    pub async fn open(target: &'a Target, batch: &BatchId, format: Format) -> Result<Self, JobError> {
+    pub async fn open(target: &'a Target, batch: &BatchId, format: DatasetFormat) -> Result<Self, JobError> {
         let place = target.place("");
         let refuse = |reason: String| Err(JobError::invalid("--out", format!("{place} {reason}")));
         let about = match target.read_own(ABOUT).await? {
@@ -82,7 +82,7 @@ impl<'a> Memory<'a> {
         let mut memory = Self { target, about, is_new, shards: 0, rows: 0, first, others };
         while let Some(list) = memory.list(memory.shards).await? {
             for line in list.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-                let Written { row, id } = serde_json::from_slice(line).map_err(|error| {
+                let WrittenRow { row, id } = serde_json::from_slice(line).map_err(|error| {
                     let place = memory.target.place(&format!(".acetate-export/{}", list_name(memory.shards)));
                     JobError::storage(place, format!("is damaged ({error}); export to another folder"))
                 })?;
@@ -119,13 +119,13 @@ impl<'a> Memory<'a> {
     }
 
     /// Whether a row is in a finished shard.
-    pub fn has(&self, item: &Item) -> bool {
+    pub fn has(&self, item: &ExportedRow) -> bool {
         let id = item.job.id();
         item.number.and_then(|number| self.first.get(&number)) == Some(&id) || self.others.contains(&(item.number, id))
     }
 
     /// The name of a row's files, without dots: `000123`.
-    pub fn name(&mut self, item: &Item) -> String {
+    pub fn name(&mut self, item: &ExportedRow) -> String {
         let id = item.job.id();
         self.claim(item.number, id);
         match item.number {

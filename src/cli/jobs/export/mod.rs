@@ -33,7 +33,7 @@ use crate::{
 };
 use columns::ResultColumns;
 use memory::Memory;
-use rows::{Item, ResultRows};
+use rows::{ExportedRow, ResultRows};
 use sample::{Budget, Sample};
 use shard::ShardFile;
 
@@ -61,7 +61,7 @@ pub struct ExportArgs {
     batch: BatchId,
     /// What to write
     #[arg(long = "as", value_name = "FORMAT")]
-    format: Format,
+    format: DatasetFormat,
     /// An empty folder, an s3:// prefix, or where this export was started
     #[arg(long, short, value_name = "DIR")]
     out: String,
@@ -77,7 +77,7 @@ pub struct ExportArgs {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub enum DatasetFormat {
     /// Folders of pictures, and metadata.jsonl, as Hugging Face's datasets reads it
     Imagefolder,
     /// Archives (tar) with a row's pictures and its JSON
@@ -88,7 +88,7 @@ pub enum Format {
     Jsonl,
 }
 
-impl Format {
+impl DatasetFormat {
     fn as_str(self) -> &'static str {
         match self {
             Self::Imagefolder => "imagefolder",
@@ -99,7 +99,7 @@ impl Format {
     }
 }
 
-impl fmt::Display for Format {
+impl fmt::Display for DatasetFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -114,7 +114,7 @@ fn shard_size(text: &str) -> Result<u64, String> {
 
 /// What was done, and what was left out.
 #[derive(Default)]
-struct Report {
+struct ExportReport {
     /// Rows that are in a finished shard.
     written: u64,
     /// From an earlier run.
@@ -141,12 +141,12 @@ pub async fn export(global: &GlobalArgs, submitter: &Submitter, args: ExportArgs
     }
     let start = Instant::now();
     let mut sweep = Sweep::start(global, "exporting", summary.total());
-    let mut work = Work { submitter, target: &target, args: &args, report: Report::default() };
+    let mut work = ExportRun { submitter, target: &target, args: &args, report: ExportReport::default() };
     let done = work.all(&mut memory, &mut sweep).await;
     let stopped = sweep.is_stopped();
     drop(sweep);
-    let Work { report, .. } = work;
-    if args.format == Format::Imagefolder && memory.rows() > 0 {
+    let ExportRun { report, .. } = work;
+    if args.format == DatasetFormat::Imagefolder && memory.rows() > 0 {
         // Also after an error or Ctrl-C: what is there can be used.
         let listed = memory.write_metadata().await;
         done?;
@@ -168,21 +168,21 @@ pub async fn export(global: &GlobalArgs, submitter: &Submitter, args: ExportArgs
     }
 }
 
-struct Work<'a> {
+struct ExportRun<'a> {
     submitter: &'a Submitter,
     target: &'a Target,
     args: &'a ExportArgs,
-    report: Report,
+    report: ExportReport,
 }
 
 /// A result that was read.
-struct Ahead {
-    item: Item,
+struct ReadAhead {
+    item: ExportedRow,
     key: String,
     sample: Result<Sample, JobError>,
 }
 
-impl Work<'_> {
+impl ExportRun<'_> {
     async fn all(&mut self, memory: &mut Memory<'_>, sweep: &mut Sweep) -> Result<(), Failure> {
         let budget: Budget = Arc::new(Semaphore::new(sample::permits(IN_MEMORY)));
         let mut rows = ResultRows::of(self.submitter, &self.args.batch);
@@ -193,9 +193,9 @@ impl Work<'_> {
                 match rows.next().await? {
                     Some(item) => match self.wanted(memory, item) {
                         Some((item, key)) => {
-                            let with_pictures = self.args.format != Format::Jsonl;
+                            let with_pictures = self.args.format != DatasetFormat::Jsonl;
                             let reading = sample::read(self.submitter, &item, &budget, with_pictures);
-                            ahead.push_back(async move { Ahead { sample: joined(reading).await, item, key } });
+                            ahead.push_back(async move { ReadAhead { sample: joined(reading).await, item, key } });
                         }
                         None if !sweep.add(1) => return Ok(()),
                         None => {}
@@ -203,7 +203,7 @@ impl Work<'_> {
                     None => is_over = true,
                 }
             }
-            let Some(Ahead { item, key, sample }) = ahead.next().await else { break };
+            let Some(ReadAhead { item, key, sample }) = ahead.next().await else { break };
             match sample {
                 Ok(sample) => {
                     let into = match &mut shard {
@@ -226,7 +226,7 @@ impl Work<'_> {
     }
 
     /// Counts a row; returns those that are still to be written, with their names.
-    fn wanted(&mut self, memory: &mut Memory<'_>, item: Item) -> Option<(Item, String)> {
+    fn wanted(&mut self, memory: &mut Memory<'_>, item: ExportedRow) -> Option<(ExportedRow, String)> {
         let report = &mut self.report;
         match item.job.state {
             JobState::Succeeded if memory.has(&item) => report.known += 1,
@@ -245,7 +245,7 @@ impl Work<'_> {
         None
     }
 
-    fn unreadable(&mut self, item: &Item, error: &JobError) {
+    fn unreadable(&mut self, item: &ExportedRow, error: &JobError) {
         const SHOWN: usize = 10;
         self.report.unreadable += 1;
         let text = format!("{}: {error}", item.place());
@@ -256,8 +256,8 @@ impl Work<'_> {
     }
 
     fn is_full(&self, shard: &ShardFile) -> bool {
-        let usual = if self.args.format == Format::Imagefolder { ROWS_IN_FOLDER } else { ROWS_IN_SHARD };
-        let is_large = self.args.format != Format::Imagefolder && shard.bytes() >= self.args.shard_size;
+        let usual = if self.args.format == DatasetFormat::Imagefolder { ROWS_IN_FOLDER } else { ROWS_IN_SHARD };
+        let is_large = self.args.format != DatasetFormat::Imagefolder && shard.bytes() >= self.args.shard_size;
         is_large || shard.rows() >= self.args.shard_rows.unwrap_or(usual)
     }
 
@@ -278,7 +278,7 @@ async fn joined(task: JoinHandle<Result<Sample, JobError>>) -> Result<Sample, Jo
     }
 }
 
-fn print(args: &ExportArgs, target: &Target, report: &Report, time: Duration) -> Result<(), Failure> {
+fn print(args: &ExportArgs, target: &Target, report: &ExportReport, time: Duration) -> Result<(), Failure> {
     let failed: u64 = report.failed.values().sum();
     if args.json {
         return output::json(&json!({

@@ -17,7 +17,7 @@ use parquet::{
 use serde_json::{Map, Value, json};
 
 use super::{
-    columns::{Column, Kind, ResultColumns},
+    columns::{Column, ColumnType, ResultColumns},
     sample::Sample,
 };
 use crate::{job::JobError, store::io_error};
@@ -29,11 +29,11 @@ const ROWS_IN_GROUP: usize = 1000;
 pub struct ParquetFile {
     writer: SerializedFileWriter<BufWriter<File>>,
     columns: ResultColumns,
-    rows: Vec<Row>,
+    rows: Vec<ParquetRow>,
     bytes: usize,
 }
 
-struct Row {
+struct ParquetRow {
     record: Map<String, Value>,
     /// Column, path, bytes.
     pictures: Vec<(&'static str, String, ByteArray)>,
@@ -91,7 +91,7 @@ impl ParquetFile {
         };
         let pictures: Vec<_> = sample.pictures.iter().map(picture).collect();
         self.bytes += pictures.iter().map(|(_, _, bytes)| bytes.len()).sum::<usize>();
-        self.rows.push(Row { record: record.clone(), pictures });
+        self.rows.push(ParquetRow { record: record.clone(), pictures });
         if self.bytes >= GROUP || self.rows.len() >= ROWS_IN_GROUP { self.write_group() } else { Ok(()) }
     }
 
@@ -119,7 +119,7 @@ impl ParquetFile {
         texts(&mut group, value("caption"))?;
         ints(&mut group, value("seed"))?;
         for name in &self.columns.pictures {
-            let of = |row: &Row, part: fn(&(&'static str, String, ByteArray)) -> ByteArray| -> Vec<ByteArray> {
+            let of = |row: &ParquetRow, part: fn(&(&'static str, String, ByteArray)) -> ByteArray| -> Vec<ByteArray> {
                 row.pictures.iter().filter(|(column, ..)| column == name).map(part).collect()
             };
             let bytes: Vec<_> = rows.iter().map(|row| of(row, |picture| picture.2.clone())).collect();
@@ -136,12 +136,12 @@ impl ParquetFile {
         for Column { name, kind } in &self.columns.foreign {
             let values = rows.iter().map(|row| row.record.get(name));
             match kind {
-                Kind::Bool => write::<BoolType>(&mut group, 1, values.map(|value| value?.as_bool()))?,
-                Kind::Int => ints(&mut group, values)?,
-                Kind::Float => write::<DoubleType>(&mut group, 1, values.map(|value| value?.as_f64()))?,
-                Kind::Text => texts(&mut group, values)?,
-                Kind::Mixed => texts(&mut group, values)?,
-                Kind::Json => {
+                ColumnType::Bool => write::<BoolType>(&mut group, 1, values.map(|value| value?.as_bool()))?,
+                ColumnType::Int => ints(&mut group, values)?,
+                ColumnType::Float => write::<DoubleType>(&mut group, 1, values.map(|value| value?.as_f64()))?,
+                ColumnType::Text => texts(&mut group, values)?,
+                ColumnType::Mixed => texts(&mut group, values)?,
+                ColumnType::Json => {
                     let text = |value: &Value| value.to_string().into_bytes().into();
                     let values = values.map(|value| value.filter(|value| !value.is_null()).map(text));
                     write::<ByteArrayType>(&mut group, 1, values)?;
@@ -153,11 +153,11 @@ impl ParquetFile {
     }
 }
 
-type Group<'a> = SerializedRowGroupWriter<'a, BufWriter<File>>;
+type RowGroupWriter<'a> = SerializedRowGroupWriter<'a, BufWriter<File>>;
 
 /// The next column, which has one value or none in each row. `level`: that of a value that is there.
 fn write<T: DataType>(
-    group: &mut Group<'_>,
+    group: &mut RowGroupWriter<'_>,
     level: i16,
     values: impl Iterator<Item = Option<T::T>>,
 ) -> Result<(), ParquetError> {
@@ -172,7 +172,7 @@ fn write<T: DataType>(
 }
 
 /// The next column, which has a list in each row. `level`: that of a value.
-fn lists(group: &mut Group<'_>, level: i16, rows: &[Vec<ByteArray>]) -> Result<(), ParquetError> {
+fn lists(group: &mut RowGroupWriter<'_>, level: i16, rows: &[Vec<ByteArray>]) -> Result<(), ParquetError> {
     /// That of an empty list.
     const EMPTY: i16 = 1;
     let (mut values, mut levels, mut repeats) = (Vec::new(), Vec::new(), Vec::new());
@@ -192,11 +192,17 @@ fn lists(group: &mut Group<'_>, level: i16, rows: &[Vec<ByteArray>]) -> Result<(
     column.close()
 }
 
-fn ints<'a>(group: &mut Group<'_>, values: impl Iterator<Item = Option<&'a Value>>) -> Result<(), ParquetError> {
+fn ints<'a>(
+    group: &mut RowGroupWriter<'_>,
+    values: impl Iterator<Item = Option<&'a Value>>,
+) -> Result<(), ParquetError> {
     write::<Int64Type>(group, 1, values.map(|value| value?.as_i64()))
 }
 
-fn texts<'a>(group: &mut Group<'_>, values: impl Iterator<Item = Option<&'a Value>>) -> Result<(), ParquetError> {
+fn texts<'a>(
+    group: &mut RowGroupWriter<'_>,
+    values: impl Iterator<Item = Option<&'a Value>>,
+) -> Result<(), ParquetError> {
     write::<ByteArrayType>(group, 1, values.map(|value| Some(value?.as_str()?.into())))
 }
 
@@ -204,7 +210,9 @@ fn list(value: Option<&Value>) -> Vec<ByteArray> {
     value.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).map(ByteArray::from).collect()
 }
 
-fn next<'b>(group: &'b mut Group<'_>) -> Result<parquet::file::writer::SerializedColumnWriter<'b>, ParquetError> {
+fn next<'b>(
+    group: &'b mut RowGroupWriter<'_>,
+) -> Result<parquet::file::writer::SerializedColumnWriter<'b>, ParquetError> {
     group.next_column()?.ok_or_else(|| ParquetError::General("the schema has too few columns".to_owned()))
 }
 
@@ -231,10 +239,10 @@ fn schema(columns: &ResultColumns) -> Result<TypePtr, ParquetError> {
     }
     for Column { name, kind } in &columns.foreign {
         fields.push(match kind {
-            Kind::Bool => leaf(name, Physical::BOOLEAN)?,
-            Kind::Int => leaf(name, Physical::INT64)?,
-            Kind::Float => leaf(name, Physical::DOUBLE)?,
-            Kind::Text | Kind::Json | Kind::Mixed => text(name)?,
+            ColumnType::Bool => leaf(name, Physical::BOOLEAN)?,
+            ColumnType::Int => leaf(name, Physical::INT64)?,
+            ColumnType::Float => leaf(name, Physical::DOUBLE)?,
+            ColumnType::Text | ColumnType::Json | ColumnType::Mixed => text(name)?,
         });
     }
     Ok(Arc::new(Type::group_type_builder("schema").with_fields(fields).build()?))
@@ -280,10 +288,10 @@ fn features(columns: &ResultColumns) -> Value {
     }
     for Column { name, kind } in &columns.foreign {
         let dtype = match kind {
-            Kind::Bool => "bool",
-            Kind::Int => "int64",
-            Kind::Float => "float64",
-            Kind::Text | Kind::Json | Kind::Mixed => "string",
+            ColumnType::Bool => "bool",
+            ColumnType::Int => "int64",
+            ColumnType::Float => "float64",
+            ColumnType::Text | ColumnType::Json | ColumnType::Mixed => "string",
         };
         features.insert(name.clone(), value(dtype));
     }

@@ -24,7 +24,7 @@ pub const PICTURES: [&str; 5] = ["regenerated", "layers", "edited_layers", "edit
 
 /// One row, and its job as it is now.
 #[derive(Debug)]
-pub struct Item {
+pub struct ExportedRow {
     /// Absent for a job that is of no row of the dataset.
     pub number: Option<u64>,
     pub meta: Map<String, Value>,
@@ -34,12 +34,12 @@ pub struct Item {
 pub struct ResultRows<'a> {
     submitter: &'a Submitter,
     batch: &'a BatchId,
-    page: VecDeque<Item>,
-    next: Next,
+    page: VecDeque<ExportedRow>,
+    next: PageCursor,
 }
 
 /// Where the next page begins.
-enum Next {
+enum PageCursor {
     Dataset(Option<(u64, JobId)>),
     Outside(Option<JobId>),
     End,
@@ -47,37 +47,37 @@ enum Next {
 
 impl<'a> ResultRows<'a> {
     pub fn of(submitter: &'a Submitter, batch: &'a BatchId) -> Self {
-        Self { submitter, batch, page: VecDeque::new(), next: Next::Dataset(None) }
+        Self { submitter, batch, page: VecDeque::new(), next: PageCursor::Dataset(None) }
     }
 
-    pub async fn next(&mut self) -> Result<Option<Item>, JobError> {
+    pub async fn next(&mut self) -> Result<Option<ExportedRow>, JobError> {
         let jobs = &self.submitter.jobs;
         while self.page.is_empty() {
             match self.next {
-                Next::Dataset(after) => {
+                PageCursor::Dataset(after) => {
                     let page = jobs.dataset_jobs(self.batch, after, PAGE).await?;
                     let last = page.last().map(|row| (row.number, row.job.id()));
-                    self.next = last.map_or(Next::Outside(None), |last| Next::Dataset(Some(last)));
-                    let item = |DatasetJob { number, meta, job }| Item {
+                    self.next = last.map_or(PageCursor::Outside(None), |last| PageCursor::Dataset(Some(last)));
+                    let item = |DatasetJob { number, meta, job }| ExportedRow {
                         number: Some(number),
                         meta: meta.unwrap_or_default(),
                         job,
                     };
                     self.page.extend(page.into_iter().map(item));
                 }
-                Next::Outside(after) => {
+                PageCursor::Outside(after) => {
                     let page = jobs.batch_rows_outside(self.batch, after, PAGE).await?;
-                    self.next = page.last().map_or(Next::End, |last| Next::Outside(Some(last.id())));
-                    self.page.extend(page.into_iter().map(|job| Item { number: None, meta: Map::new(), job }));
+                    self.next = page.last().map_or(PageCursor::End, |last| PageCursor::Outside(Some(last.id())));
+                    self.page.extend(page.into_iter().map(|job| ExportedRow { number: None, meta: Map::new(), job }));
                 }
-                Next::End => return Ok(None),
+                PageCursor::End => return Ok(None),
             }
         }
         Ok(self.page.pop_front())
     }
 }
 
-impl Item {
+impl ExportedRow {
     /// For messages.
     pub fn place(&self) -> String {
         match self.number {
@@ -105,8 +105,8 @@ impl Item {
         own.chain(info).chain(self.foreign().map(|(name, value)| (name, value.clone()))).collect()
     }
 
-    /// For each layer, then for each edited one, its number, its name, and where its file belongs on the canvas. Readers of JSON
-    /// take the types from the first rows, so that a layer that is not trimmed has a place, too.
+    /// For each layer, then for each edited one, its number, its name, and where its file belongs on the canvas.
+    /// Readers of JSON take the types from the first rows, so that a layer that is not trimmed has a place, too.
     fn layer_info(&self) -> Option<Value> {
         let of = |role: LayerRole| {
             self.job

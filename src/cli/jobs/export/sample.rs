@@ -7,7 +7,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::rows::Item;
+use super::rows::ExportedRow;
 use crate::{
     app::Submitter,
     job::{FileEntry, JobError, LayerRole},
@@ -47,7 +47,7 @@ pub struct SamplePicture {
 /// Starts to read a result. What is started first gets its memory first.
 pub fn read(
     submitter: &Submitter,
-    item: &Item,
+    item: &ExportedRow,
     budget: &Budget,
     with_pictures: bool,
 ) -> JoinHandle<Result<Sample, JobError>> {

@@ -10,7 +10,9 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::{Map, Value, json};
 use tempfile::{NamedTempFile, TempDir};
 
-use super::{Format, columns::ResultColumns, memory::Memory, parquet::ParquetFile, rows::Item, sample::Sample};
+use super::{
+    DatasetFormat, columns::ResultColumns, memory::Memory, parquet::ParquetFile, rows::ExportedRow, sample::Sample,
+};
 use crate::{
     job::JobError,
     store::{Target, io_error},
@@ -26,10 +28,10 @@ pub struct ShardFile {
     lines: Vec<String>,
     bytes: u64,
     columns: ResultColumns,
-    content: Content,
+    content: ShardContent,
 }
 
-enum Content {
+enum ShardContent {
     Archive(NamedTempFile, tar::Builder<BufWriter<File>>),
     Parquet(NamedTempFile, Box<ParquetFile>),
     Lines(NamedTempFile, BufWriter<File>),
@@ -44,30 +46,30 @@ pub struct FinishedShard {
 }
 
 impl ShardFile {
-    pub fn begin(target: &Target, format: Format, memory: &Memory<'_>) -> Result<Self, JobError> {
+    pub fn begin(target: &Target, format: DatasetFormat, memory: &Memory<'_>) -> Result<Self, JobError> {
         let new_file = || -> Result<(NamedTempFile, File), JobError> {
             let file = target.new_file()?;
             let same = file.as_file().try_clone().map_err(|error| io_error(file.path(), "write the file", error))?;
             Ok((file, same))
         };
         let content = match format {
-            Format::Webdataset => {
+            DatasetFormat::Webdataset => {
                 let (file, same) = new_file()?;
-                Content::Archive(file, tar::Builder::new(BufWriter::with_capacity(BUFFER, same)))
+                ShardContent::Archive(file, tar::Builder::new(BufWriter::with_capacity(BUFFER, same)))
             }
-            Format::Parquet => {
+            DatasetFormat::Parquet => {
                 let (file, same) = new_file()?;
                 let writer =
                     ParquetFile::begin(same, memory.columns().clone()).map_err(|error| error.at(file.path()))?;
-                Content::Parquet(file, Box::new(writer))
+                ShardContent::Parquet(file, Box::new(writer))
             }
-            Format::Jsonl => {
+            DatasetFormat::Jsonl => {
                 let (file, same) = new_file()?;
-                Content::Lines(file, BufWriter::with_capacity(BUFFER, same))
+                ShardContent::Lines(file, BufWriter::with_capacity(BUFFER, same))
             }
-            Format::Imagefolder => match target.new_folder()? {
-                Some(folder) => Content::Folder(folder),
-                None => Content::Prefix(target.clone()),
+            DatasetFormat::Imagefolder => match target.new_folder()? {
+                Some(folder) => ShardContent::Folder(folder),
+                None => ShardContent::Prefix(target.clone()),
             },
         };
         let (number, columns) = (memory.next_shard(), memory.columns().clone());
@@ -83,12 +85,12 @@ impl ShardFile {
         self.lines.len() as u64
     }
 
-    pub async fn add(&mut self, item: &Item, key: &str, sample: Sample) -> Result<(), JobError> {
+    pub async fn add(&mut self, item: &ExportedRow, key: &str, sample: Sample) -> Result<(), JobError> {
         let mut record = item.record();
         self.columns.fit(&mut record);
         self.bytes += sample.pictures.iter().map(|picture| picture.bytes.len() as u64).sum::<u64>();
         let folder = format!("{:06}", self.number);
-        if let Content::Prefix(target) = &self.content {
+        if let ShardContent::Prefix(target) = &self.content {
             let sends = sample.pictures.iter().map(|picture| {
                 let name = format!("{folder}/{key}.{}", picture.ending);
                 let (target, bytes) = (target.clone(), picture.bytes.clone());
@@ -99,14 +101,14 @@ impl ShardFile {
         }
         // Files are written here, while other tasks read the next results.
         tokio::task::block_in_place(|| match &mut self.content {
-            Content::Archive(file, archive) => {
+            ShardContent::Archive(file, archive) => {
                 write_sample(archive, key, &record, &sample).map_err(|error| io_error(file.path(), "write", error))
             }
-            Content::Parquet(file, writer) => {
+            ShardContent::Parquet(file, writer) => {
                 self.columns.check(item, &record)?;
                 writer.add(&record, key, &sample).map_err(|error| error.at(file.path()))
             }
-            Content::Lines(file, lines) => {
+            ShardContent::Lines(file, lines) => {
                 for picture in &sample.pictures {
                     put(&mut record, picture.column, picture.is_list, &picture.url);
                 }
@@ -114,18 +116,18 @@ impl ShardFile {
                 self.bytes += line.len() as u64 + 1;
                 writeln!(lines, "{line}").map_err(|error| io_error(file.path(), "write", error))
             }
-            Content::Folder(made) => write_pictures(made.path(), key, &sample),
-            Content::Prefix(_) => Ok(()),
+            ShardContent::Folder(made) => write_pictures(made.path(), key, &sample),
+            ShardContent::Prefix(_) => Ok(()),
         })?;
         let remembered = match &self.content {
-            Content::Folder(_) | Content::Prefix(_) => {
+            ShardContent::Folder(_) | ShardContent::Prefix(_) => {
                 for picture in &sample.pictures {
                     let column = format!("{}_file_name{}", picture.column, if picture.is_list { "s" } else { "" });
                     put(&mut record, &column, picture.is_list, &format!("{folder}/{key}.{}", picture.ending));
                 }
                 Value::Object(record)
             }
-            Content::Archive(..) | Content::Parquet(..) | Content::Lines(..) => {
+            ShardContent::Archive(..) | ShardContent::Parquet(..) | ShardContent::Lines(..) => {
                 json!({ "row": item.number, "id": item.job.id() })
             }
         };
@@ -138,21 +140,21 @@ impl ShardFile {
         let Self { number, lines, bytes, content, .. } = self;
         let name = |extension: &str| format!("layers-{number:06}.{extension}");
         match content {
-            Content::Archive(file, archive) => {
+            ShardContent::Archive(file, archive) => {
                 let flushed = tokio::task::block_in_place(|| archive.into_inner()?.flush());
                 flushed.map_err(|error| io_error(file.path(), "write", error))?;
                 target.keep(file, &name("tar")).await?;
             }
-            Content::Parquet(file, writer) => {
+            ShardContent::Parquet(file, writer) => {
                 tokio::task::block_in_place(|| writer.finish()).map_err(|error| error.at(file.path()))?;
                 target.keep(file, &name("parquet")).await?;
             }
-            Content::Lines(file, mut lines) => {
+            ShardContent::Lines(file, mut lines) => {
                 lines.flush().map_err(|error| io_error(file.path(), "write", error))?;
                 target.keep(file, &name("jsonl")).await?;
             }
-            Content::Folder(made) => target.keep_folder(made, &format!("{number:06}")).await?,
-            Content::Prefix(_) => {}
+            ShardContent::Folder(made) => target.keep_folder(made, &format!("{number:06}")).await?,
+            ShardContent::Prefix(_) => {}
         }
         Ok(FinishedShard { lines, bytes })
     }

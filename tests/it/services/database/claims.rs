@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use acetate::{
-    database::{Beat, Claim, ClaimRules, Fenced, SubmitOptions, Submitted},
+    database::{Claim, ClaimRules, Fenced, HeartbeatReply, SubmitOptions, Submitted},
     job::{Epoch, JobError, JobId, JobState, Progress, Stage},
 };
 use jiff::Timestamp;
@@ -205,9 +205,9 @@ async fn progress_only_grows(database: Database) {
     let at = |sequence, step| Progress { sequence, stage: Stage::Denoise, step, steps: 50 };
     for progress in [at(5, 3), at(4, 2)] {
         let beat = status.heartbeat(id, taken.epoch, LEASE, Some(&progress)).await.unwrap();
-        assert_eq!(beat, Fenced::Held(Beat { cancel_requested: false }));
+        assert_eq!(beat, Fenced::Held(HeartbeatReply { cancel_requested: false }));
     }
     let beat = status.heartbeat(id, taken.epoch, LEASE, None).await.unwrap();
-    assert_eq!(beat, Fenced::Held(Beat { cancel_requested: false }));
+    assert_eq!(beat, Fenced::Held(HeartbeatReply { cancel_requested: false }));
     assert_eq!(row(&status, id).await.progress, Some(at(5, 3)));
 }

@@ -252,15 +252,15 @@ async fn the_window_follows_the_workers(database: Database) {
     let dispatch = DispatchRules { window: Window::Automatic, ..DispatchRules::default() };
     let status = with_rules(&database, OutboxMode::Service, dispatch).await;
     submitted_batch(&status, &batch("many"), 60).await;
-    status.worker_lives("one", 2).await.unwrap();
+    status.record_worker("one", 2).await.unwrap();
     assert_eq!(send(&status).await.len(), 4);
-    status.worker_lives("two", 3).await.unwrap();
-    status.worker_lives("one", 1).await.unwrap();
+    status.record_worker("two", 3).await.unwrap();
+    status.record_worker("one", 1).await.unwrap();
     assert_eq!(send(&status).await.len(), 4, "eight in all");
     let workers = status.workers().await.unwrap();
     assert_eq!((workers.workers, workers.slots), (2, 4));
     database.sql("UPDATE workers SET seen_at = seen_at - 31000 WHERE name = 'two'").await;
-    status.worker_leaves("one").await.unwrap();
+    status.remove_worker("one").await.unwrap();
     assert_eq!(status.workers().await.unwrap().workers, 0);
     assert_eq!(send(&status).await.len(), 8, "sixteen without workers");
 }
@@ -416,7 +416,7 @@ async fn the_status_counts_what_waits_and_runs(database: Database) {
     status.submit(&request(JobId::new(), "file:///a.png"), &later).await.unwrap();
     let sent = send(&status).await;
     take(&status, sent[0], "one", LEASE).await;
-    status.worker_lives("one", 3).await.unwrap();
+    status.record_worker("one", 3).await.unwrap();
     status.pause(&Scope::Kind(JobKind::Composite)).await.unwrap();
     let shown = status.queue_status().await.unwrap();
     assert_eq!((shown.window, shown.workers, shown.slots), (Some(3), 1, 3));

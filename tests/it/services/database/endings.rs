@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use acetate::{
-    database::{Beat, CancelOutcome, Claim, Fenced, JobStore, Published, RetryOutcome, SubmitOptions, Topic},
+    database::{CancelOutcome, Claim, Fenced, HeartbeatReply, JobStore, Published, RetryOutcome, SubmitOptions, Topic},
     job::{ErrorRecord, JobError, JobEvent, JobId, JobState},
 };
 
@@ -181,7 +181,7 @@ async fn cancel_is_told_to_the_worker_or_done_at_once(database: Database) {
     let taken = take(&status, running, "one", LEASE).await;
     assert_eq!(status.cancel(running, &dead).await.unwrap(), CancelOutcome::Requested);
     let beat = status.heartbeat(running, taken.epoch, LEASE, None).await.unwrap();
-    assert_eq!(beat, Fenced::Held(Beat { cancel_requested: true }));
+    assert_eq!(beat, Fenced::Held(HeartbeatReply { cancel_requested: true }));
     // A job that fails after its cancellation was requested is not requeued.
     let back = status.requeue(running, taken.epoch, &broken(), NO_TIME).await.unwrap();
     assert!(matches!(back, Fenced::Held(row) if row.state == JobState::Cancelled));

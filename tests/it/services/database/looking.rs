@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use acetate::database::{DatabaseOptions, JobStore, Looked, OutboxMode};
+use acetate::database::{DatabaseOptions, Inspected, JobStore, OutboxMode};
 use sqlx::{Connection, PgConnection};
 
 use super::{
@@ -56,13 +56,13 @@ async fn a_look_makes_no_tables() {
 }
 
 async fn empty_schema(database: Database) {
-    let look = || async { JobStore::look(&database.place, OutboxMode::Service, &DatabaseOptions::default()).await };
-    assert!(matches!(look().await.unwrap(), Looked::Nothing(Ok(()))));
+    let look = || async { JobStore::inspect(&database.place, OutboxMode::Service, &DatabaseOptions::default()).await };
+    assert!(matches!(look().await.unwrap(), Inspected::Nothing(Ok(()))));
     assert_eq!(tables(database.url()).await, [""; 0]);
     database.service().await.close().await;
-    assert!(matches!(look().await.unwrap(), Looked::Tables(_)));
+    assert!(matches!(look().await.unwrap(), Inspected::Tables(_)));
     database.sql("UPDATE acetate_schema SET version = version - 1").await;
-    assert!(matches!(look().await.unwrap(), Looked::Older { has, needs } if has + 1 == needs));
+    assert!(matches!(look().await.unwrap(), Inspected::Older { has, needs } if has + 1 == needs));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -12,7 +12,7 @@ use qwen_image::{
         transformer::{Branch, Frame, StepModulations, TokenRotations, Transformer},
     },
     nn,
-    pipeline::{ComponentPlacement, LoadOptions, Placement, QwenImageLayeredPipeline},
+    pipeline::{ComponentPlacement, DeviceMap, LoadOptions, QwenImageLayeredPipeline},
 };
 
 /// The inputs of a step with guidance, at 640 pixels with 4 layers.
@@ -111,19 +111,19 @@ impl Bench<'_> {
     }
 
     pub(super) fn modes(&mut self) -> Result<(), Failed> {
-        let turns = Placement {
+        let turns = DeviceMap {
             text_encoder: ComponentPlacement::IN_TURN,
             transformer: ComponentPlacement::IN_TURN,
             vae: ComponentPlacement::IN_TURN,
         };
-        let streamed = Placement {
+        let streamed = DeviceMap {
             text_encoder: ComponentPlacement::streamed(0),
             transformer: ComponentPlacement::streamed(0),
             ..turns
         };
         let mut first: Option<Vec<Vec<u8>>> = None;
         for (name, placement) in
-            [("all on the device", Placement::KEPT), ("parts take turns", turns), ("blocks streamed", streamed)]
+            [("all on the device", DeviceMap::KEPT), ("parts take turns", turns), ("blocks streamed", streamed)]
         {
             nn::free_unused(&self.device)?;
             nn::reset_peak_memory(&self.device)?;

@@ -67,7 +67,7 @@ impl Drift {
             map = pair.improve(map).unwrap_or(map);
             map = map.scaled(if index == 0 { 1.0 } else { 2.0 });
         }
-        let alike = Alike::under(&pairs[0], &map);
+        let alike = MatchingTiles::under(&pairs[0], &map);
         if !alike.is_enough() {
             return None;
         }
@@ -135,12 +135,12 @@ fn doubt(pair: &Pair, map: &Affine) -> Option<f64> {
 }
 
 /// Which tiles look alike under a map.
-struct Alike {
+struct MatchingTiles {
     with_texture: usize,
     tiles_with_changes: Vec<usize>,
 }
 
-impl Alike {
+impl MatchingTiles {
     fn under(pair: &Pair, map: &Affine) -> Self {
         let correlations = (0..TILES * TILES).map(|tile| (tile, correlation(pair, map, tile)));
         let with_texture: Vec<_> = correlations.filter_map(|(tile, found)| Some((tile, found?))).collect();

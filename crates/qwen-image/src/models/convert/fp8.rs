@@ -4,11 +4,11 @@
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::{Component, DType, Item, Kind, LARGEST, Layout, WeightFiles, is_in_block};
+use super::{Component, DType, FileLayout, LARGEST, TensorFormat, TensorToWrite, WeightFiles, is_in_block};
 use crate::{models::weight_files::StoredTensor, nn::float8};
 
 /// Matrices of blocks in fp8, everything else in bfloat16.
-pub fn layout(files: &WeightFiles, component: Component) -> Layout {
+pub fn layout(files: &WeightFiles, component: Component) -> FileLayout {
     let is_fp8 = |name: &str, stored: &StoredTensor| {
         // What follows a matrix stays aligned.
         is_in_block(name, stored, component) && stored.elements().is_multiple_of(4)
@@ -28,10 +28,14 @@ pub fn layout(files: &WeightFiles, component: Component) -> Layout {
             entry(name.clone(), "F8_E4M3", &stored.shape, elements);
             entry(format!("{layer}.weight_scale"), "F32", &[], 4);
             layers.insert(layer.to_owned(), json!({ "format": "float8_e4m3fn" }));
-            items.push(Item { name: name.clone(), kind: Kind::Fp8, bytes: elements + 4 });
+            items.push(TensorToWrite { name: name.clone(), kind: TensorFormat::Fp8, bytes: elements + 4 });
         } else {
             entry(name.clone(), "BF16", &stored.shape, elements * 2);
-            items.push(Item { name: name.clone(), kind: Kind::Numbers(DType::BF16), bytes: elements * 2 });
+            items.push(TensorToWrite {
+                name: name.clone(),
+                kind: TensorFormat::Numbers(DType::BF16),
+                bytes: elements * 2,
+            });
         }
     }
     let formats = json!({ "format_version": "1.0", "layers": layers }).to_string();
@@ -40,7 +44,7 @@ pub fn layout(files: &WeightFiles, component: Component) -> Layout {
     // Numbers start at a multiple of 8.
     text.resize(text.len().next_multiple_of(8), b' ');
     let header = [(text.len() as u64).to_le_bytes().as_slice(), &text].concat();
-    Layout { header, items }
+    FileLayout { header, items }
 }
 
 /// The nearest e4m3 numbers of a matrix, and its scale.

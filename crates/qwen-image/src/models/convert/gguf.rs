@@ -2,7 +2,7 @@
 
 use candle_core::quantized::GgmlDType;
 
-use super::{Component, DType, Item, Kind, Layout, Mixture, WeightFiles, is_in_block};
+use super::{Component, DType, FileLayout, Mixture, TensorFormat, TensorToWrite, WeightFiles, is_in_block};
 use crate::models::weight_files::{GgmlTypes, StoredTensor};
 
 const ALIGNMENT: u64 = 32;
@@ -41,26 +41,26 @@ impl Mixture {
     }
 
     /// The kind of a tensor: a format whose blocks divide it, the wanted one if possible.
-    fn kind(self, name: &str, stored: &StoredTensor) -> Kind {
+    fn kind(self, name: &str, stored: &StoredTensor) -> TensorFormat {
         if stored.shape.len() < 2 {
-            return Kind::Numbers(DType::F32);
+            return TensorFormat::Numbers(DType::F32);
         }
         if !is_in_block(name, stored, Component::Transformer) {
-            return Kind::Numbers(DType::BF16);
+            return TensorFormat::Numbers(DType::BF16);
         }
         let matters = name.contains("_mod.") || name.contains("to_v.") || name.contains("add_v_proj.");
         let wanted = self.formats()[usize::from(matters)];
         if wanted == GgmlDType::BF16 {
-            return Kind::Numbers(DType::BF16);
+            return TensorFormat::Numbers(DType::BF16);
         }
         let fitting = [wanted, GgmlDType::Q8_0];
         let fitting = fitting.into_iter().find(|format| stored.elements().is_multiple_of(format.block_size() as u64));
-        fitting.map_or(Kind::Numbers(DType::BF16), Kind::Blocks)
+        fitting.map_or(TensorFormat::Numbers(DType::BF16), TensorFormat::Blocks)
     }
 }
 
-pub fn layout(files: &WeightFiles, mixture: Mixture) -> Layout {
-    let mut keys = Keys::default();
+pub fn layout(files: &WeightFiles, mixture: Mixture) -> FileLayout {
+    let mut keys = GgufMetadata::default();
     keys.text("general.architecture", "qwen_image");
     keys.number("general.quantization_version", QUANTIZATION_VERSION);
     keys.number("general.file_type", mixture.file_type());
@@ -70,12 +70,14 @@ pub fn layout(files: &WeightFiles, mixture: Mixture) -> Layout {
         let kind = mixture.kind(name, stored);
         let elements = stored.elements();
         let (number, bytes, block) = match kind {
-            Kind::Blocks(format) => {
+            TensorFormat::Blocks(format) => {
                 let block = format.block_size();
                 (GgmlTypes::number(format), elements / block as u64 * format.type_size() as u64, block)
             }
-            Kind::Numbers(DType::F32) | Kind::Fp8 => (GgmlTypes::number(GgmlDType::F32), elements * 4, 1),
-            Kind::Numbers(_) => (GgmlTypes::number(GgmlDType::BF16), elements * 2, 1),
+            TensorFormat::Numbers(DType::F32) | TensorFormat::Fp8 => {
+                (GgmlTypes::number(GgmlDType::F32), elements * 4, 1)
+            }
+            TensorFormat::Numbers(_) => (GgmlTypes::number(GgmlDType::BF16), elements * 2, 1),
         };
         let mut shape = stored.shape.clone();
         if shape.last().is_some_and(|width| !width.is_multiple_of(block)) {
@@ -92,7 +94,7 @@ pub fn layout(files: &WeightFiles, mixture: Mixture) -> Layout {
         infos.extend(offset.to_le_bytes());
         let bytes = bytes.next_multiple_of(ALIGNMENT);
         offset += bytes;
-        items.push(Item { name: name.clone(), kind, bytes });
+        items.push(TensorToWrite { name: name.clone(), kind, bytes });
     }
     let mut header = b"GGUF".to_vec();
     header.extend(3_u32.to_le_bytes());
@@ -101,16 +103,16 @@ pub fn layout(files: &WeightFiles, mixture: Mixture) -> Layout {
     header.extend(keys.bytes);
     header.extend(infos);
     header.resize(header.len().next_multiple_of(ALIGNMENT as usize), 0);
-    Layout { header, items }
+    FileLayout { header, items }
 }
 
 #[derive(Default)]
-struct Keys {
+struct GgufMetadata {
     bytes: Vec<u8>,
     count: u64,
 }
 
-impl Keys {
+impl GgufMetadata {
     fn key(&mut self, name: &str, kind: u32) {
         self.count += 1;
         text(&mut self.bytes, name);

@@ -1,7 +1,8 @@
 //! Writes a component's weights in another form: fp8 as ComfyUI has it, or GGUF.
 //!
-//! One tensor is in memory at a time. All sizes are known before the first tensor is read, so the header is written first.
-//! The file has another name until it is complete, and an interrupted conversion goes on after its last whole tensor.
+//! One tensor is in memory at a time. All sizes are known before the first tensor is read, so the header is written
+//! first. The file has another name until it is complete, and an interrupted conversion goes on after its last whole
+//! tensor.
 
 mod fp8;
 mod gguf;
@@ -28,17 +29,24 @@ use crate::nn::{float8, quantize_blocks};
 pub enum ConvertTo {
     /// e4m3 with a scale per matrix.
     Fp8,
+    /// A GGUF file, as city96's ComfyUI-GGUF reads it.
     Gguf(Mixture),
 }
 
 /// How many bits GGUF's matrices get. `M` gives more to those that matter most: values and modulations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mixture {
+    /// 16 bits: bfloat16, without loss.
     Bf16,
+    /// 8.5 bits.
     Q8_0,
+    /// 6.6 bits.
     Q6K,
+    /// 5.5 bits, or 6.6 for those that matter most.
     Q5KM,
+    /// 4.5 bits, or 6.6 for those that matter most.
     Q4KM,
+    /// 4.5 bits, with one scale for 32 numbers.
     Q4_0,
 }
 
@@ -68,8 +76,11 @@ impl FromStr for ConvertTo {
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Converted {
+    /// The file.
     pub path: PathBuf,
+    /// Its size in bytes.
     pub bytes: u64,
+    /// The number of its tensors.
     pub tensors: usize,
     /// How many tensors an earlier, interrupted conversion had written.
     pub resumed: usize,
@@ -116,26 +127,26 @@ pub fn convert(
 }
 
 /// A file to write: its header, and the tensors in their order.
-struct Layout {
+struct FileLayout {
     header: Vec<u8>,
-    items: Vec<Item>,
+    items: Vec<TensorToWrite>,
 }
 
-impl Layout {
+impl FileLayout {
     fn bytes(&self) -> u64 {
         self.header.len() as u64 + self.items.iter().map(|item| item.bytes).sum::<u64>()
     }
 }
 
-struct Item {
+struct TensorToWrite {
     name: String,
-    kind: Kind,
+    kind: TensorFormat,
     /// With padding.
     bytes: u64,
 }
 
 #[derive(Clone, Copy)]
-enum Kind {
+enum TensorFormat {
     Numbers(DType),
     /// e4m3, then the scale in float32.
     Fp8,
@@ -172,7 +183,7 @@ fn open(source: &Path, component: Component) -> LoadResult<WeightFiles> {
     Ok(files)
 }
 
-fn write(files: &WeightFiles, layout: &Layout, out: &Path, on_written: OnWritten<'_>) -> LoadResult<Converted> {
+fn write(files: &WeightFiles, layout: &FileLayout, out: &Path, on_written: OnWritten<'_>) -> LoadResult<Converted> {
     let fail = |path: &Path, error: &io::Error| ModelError::invalid(path, error.to_string());
     let mut name = out.as_os_str().to_owned();
     name.push(".part");
@@ -203,7 +214,7 @@ fn write(files: &WeightFiles, layout: &Layout, out: &Path, on_written: OnWritten
 }
 
 /// The file of an interrupted conversion, after its last whole tensor, or a new one; with the number of whole tensors.
-fn begin(files: &WeightFiles, layout: &Layout, part: &Path) -> io::Result<(File, usize)> {
+fn begin(files: &WeightFiles, layout: &FileLayout, part: &Path) -> io::Result<(File, usize)> {
     let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(part)?;
     let length = file.metadata()?.len();
     let begun = file.metadata()?.modified()?;
@@ -233,18 +244,18 @@ fn begin(files: &WeightFiles, layout: &Layout, part: &Path) -> io::Result<(File,
     Ok((file, whole))
 }
 
-fn encode(files: &WeightFiles, stored: &StoredTensor, kind: Kind) -> LoadResult<Vec<u8>> {
+fn encode(files: &WeightFiles, stored: &StoredTensor, kind: TensorFormat) -> LoadResult<Vec<u8>> {
     let numbers = files.numbers(stored)?;
     let mut bytes = Vec::new();
     match kind {
-        Kind::Numbers(dtype) => numbers.to_dtype(dtype)?.write_bytes(&mut bytes)?,
-        Kind::Fp8 => {
+        TensorFormat::Numbers(dtype) => numbers.to_dtype(dtype)?.write_bytes(&mut bytes)?,
+        TensorFormat::Fp8 => {
             let numbers: Vec<f32> = numbers.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
             let (rounded, scale) = fp8::round(&numbers);
             bytes = rounded;
             bytes.extend(scale.to_le_bytes());
         }
-        Kind::Blocks(format) => {
+        TensorFormat::Blocks(format) => {
             let numbers: Vec<f32> = numbers.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
             bytes = quantize_blocks(&numbers, format)?;
         }

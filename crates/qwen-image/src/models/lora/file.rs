@@ -22,12 +22,12 @@ pub struct LoraFile {
     path: PathBuf,
     sha256: String,
     bytes: Vec<u8>,
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<String, AdapterTensor>,
     pub(super) scale: Scale,
 }
 
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct AdapterTensor {
     pub dtype: DType,
     pub shape: Vec<usize>,
     range: Range<usize>,
@@ -43,12 +43,14 @@ impl LoraFile {
     /// Reads and checks a safetensors file.
     ///
     /// # Errors
-    /// If it cannot be read, is not complete, or its header contradicts itself.
+    /// [`LoraError::Io`] if it cannot be read; [`LoraError::Invalid`] if it is not complete;
+    /// [`LoraError::InvalidTensor`] if its header contradicts itself.
     pub fn read(path: &Path) -> Result<Self, LoraError> {
         let bytes = fs::read(path).map_err(|source| LoraError::Io { path: path.to_owned(), source })?;
         Self::parse(path, bytes)
     }
 
+    /// The file's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -58,7 +60,7 @@ impl LoraFile {
         &self.sha256
     }
 
-    pub(super) fn entries(&self) -> &BTreeMap<String, Entry> {
+    pub(super) fn entries(&self) -> &BTreeMap<String, AdapterTensor> {
         &self.entries
     }
 
@@ -86,7 +88,7 @@ impl LoraFile {
         let start = 8 + length;
         let entries: BTreeMap<_, _> = header
             .into_iter()
-            .map(|(key, value)| match Entry::parse(value, start, data.len()) {
+            .map(|(key, value)| match AdapterTensor::parse(value, start, data.len()) {
                 Ok(entry) => Ok((key, entry)),
                 Err(reason) => Err(LoraError::InvalidTensor { path: path.to_owned(), key, reason }),
             })
@@ -97,7 +99,7 @@ impl LoraFile {
     }
 }
 
-impl Entry {
+impl AdapterTensor {
     /// `start` is where the tensors begin, `length` their bytes in the file.
     fn parse(value: Value, start: usize, length: usize) -> Result<Self, String> {
         #[derive(Deserialize)]

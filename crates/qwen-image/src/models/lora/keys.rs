@@ -15,7 +15,7 @@ pub type Modules = BTreeMap<String, (usize, usize)>;
 
 /// One of the tensors of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
+pub enum LoraPart {
     /// `(rank, in)`.
     Down,
     /// `(out, rank)`.
@@ -25,16 +25,16 @@ pub enum Part {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Key {
+pub enum LoraKey {
     /// A tensor of this layer.
-    Of(String, Part),
+    Of(String, LoraPart),
     /// Part of an adapter of another kind.
     Other(&'static str),
     Unknown,
 }
 
 /// Finds the layer and the part for keys; made once for a transformer.
-pub struct Names<'a> {
+pub struct ModuleNames<'a> {
     modules: &'a Modules,
     /// The names with `_` instead of `.`, as kohya writes them.
     flat: BTreeMap<String, &'a str>,
@@ -45,29 +45,29 @@ const PREFIXES: [&str; 4] = ["base_model.model.", "model.diffusion_model.", "dif
 /// Prefixes in front of flat names.
 const FLAT_PREFIXES: [&str; 3] = ["lora_unet_", "lora_transformer_", "lycoris_"];
 
-impl<'a> Names<'a> {
+impl<'a> ModuleNames<'a> {
     pub fn new(modules: &'a Modules) -> Self {
         let flat = modules.keys().map(|name| (name.replace('.', "_"), name.as_str())).collect();
         Self { modules, flat }
     }
 
-    pub fn find(&self, key: &str) -> Key {
+    pub fn find(&self, key: &str) -> LoraKey {
         let segments: Vec<&str> = key.split('.').collect();
-        let Some(at) = segments.iter().position(|segment| starts_a_part(segment)) else { return Key::Unknown };
+        let Some(at) = segments.iter().position(|segment| starts_a_part(segment)) else { return LoraKey::Unknown };
         let part = match &segments[at..] {
             ["lora_A" | "lora_down", "weight"]
             | ["lora_A", _, "weight"]
-            | ["lora" | "lora_linear_layer", "down", "weight"] => Part::Down,
+            | ["lora" | "lora_linear_layer", "down", "weight"] => LoraPart::Down,
             ["lora_B" | "lora_up", "weight"]
             | ["lora_B", _, "weight"]
-            | ["lora" | "lora_linear_layer", "up", "weight"] => Part::Up,
-            ["alpha"] => Part::Alpha,
-            [first, ..] => return other_kind(first).map_or(Key::Unknown, Key::Other),
-            [] => return Key::Unknown,
+            | ["lora" | "lora_linear_layer", "up", "weight"] => LoraPart::Up,
+            ["alpha"] => LoraPart::Alpha,
+            [first, ..] => return other_kind(first).map_or(LoraKey::Unknown, LoraKey::Other),
+            [] => return LoraKey::Unknown,
         };
         match self.module(&segments[..at].join(".")) {
-            Some(module) => Key::Of(module.to_owned(), part),
-            None => Key::Unknown,
+            Some(module) => LoraKey::Of(module.to_owned(), part),
+            None => LoraKey::Unknown,
         }
     }
 
@@ -114,33 +114,33 @@ mod tests {
     fn every_form_of_the_table_names_the_same_layer() {
         let name = "transformer_blocks.11.attn.to_out.0";
         let modules: Modules = [(name.to_owned(), (4, 4)), ("proj_out".to_owned(), (4, 4))].into();
-        let names = Names::new(&modules);
+        let names = ModuleNames::new(&modules);
         for (form, part) in [
-            ("transformer_blocks.11.attn.to_out.0.lora_down.weight", Part::Down),
-            ("transformer_blocks.11.attn.to_out.0.lora_up.weight", Part::Up),
-            ("transformer_blocks.11.attn.to_out.0.alpha", Part::Alpha),
-            ("transformer.transformer_blocks.11.attn.to_out.0.lora_A.weight", Part::Down),
-            ("transformer.transformer_blocks.11.attn.to_out.0.lora.up.weight", Part::Up),
-            ("transformer_blocks.11.attn.to_out.0.lora_linear_layer.down.weight", Part::Down),
-            ("diffusion_model.transformer_blocks.11.attn.to_out.0.lora_B.weight", Part::Up),
-            ("diffusion_model.transformer_blocks.11.attn.to_out.0.alpha", Part::Alpha),
-            ("model.diffusion_model.transformer_blocks.11.attn.to_out.0.lora_A.weight", Part::Down),
-            ("lora_unet_transformer_blocks_11_attn_to_out_0.lora_down.weight", Part::Down),
-            ("lora_unet_transformer_blocks_11_attn_to_out_0.alpha", Part::Alpha),
-            ("lycoris_transformer_blocks_11_attn_to_out_0.lora_up.weight", Part::Up),
-            ("transformer_blocks.11.attn.to_out.0.lora_A.default.weight", Part::Down),
-            ("base_model.model.transformer_blocks.11.attn.to_out.0.lora_B.weight", Part::Up),
-            ("base_model.model.transformer.transformer_blocks.11.attn.to_out.0.lora_B.style.weight", Part::Up),
+            ("transformer_blocks.11.attn.to_out.0.lora_down.weight", LoraPart::Down),
+            ("transformer_blocks.11.attn.to_out.0.lora_up.weight", LoraPart::Up),
+            ("transformer_blocks.11.attn.to_out.0.alpha", LoraPart::Alpha),
+            ("transformer.transformer_blocks.11.attn.to_out.0.lora_A.weight", LoraPart::Down),
+            ("transformer.transformer_blocks.11.attn.to_out.0.lora.up.weight", LoraPart::Up),
+            ("transformer_blocks.11.attn.to_out.0.lora_linear_layer.down.weight", LoraPart::Down),
+            ("diffusion_model.transformer_blocks.11.attn.to_out.0.lora_B.weight", LoraPart::Up),
+            ("diffusion_model.transformer_blocks.11.attn.to_out.0.alpha", LoraPart::Alpha),
+            ("model.diffusion_model.transformer_blocks.11.attn.to_out.0.lora_A.weight", LoraPart::Down),
+            ("lora_unet_transformer_blocks_11_attn_to_out_0.lora_down.weight", LoraPart::Down),
+            ("lora_unet_transformer_blocks_11_attn_to_out_0.alpha", LoraPart::Alpha),
+            ("lycoris_transformer_blocks_11_attn_to_out_0.lora_up.weight", LoraPart::Up),
+            ("transformer_blocks.11.attn.to_out.0.lora_A.default.weight", LoraPart::Down),
+            ("base_model.model.transformer_blocks.11.attn.to_out.0.lora_B.weight", LoraPart::Up),
+            ("base_model.model.transformer.transformer_blocks.11.attn.to_out.0.lora_B.style.weight", LoraPart::Up),
         ] {
-            assert_eq!(names.find(form), Key::Of(name.to_owned(), part), "{form}");
+            assert_eq!(names.find(form), LoraKey::Of(name.to_owned(), part), "{form}");
         }
-        assert_eq!(names.find("lora_unet_proj_out.lora_up.weight"), Key::Of("proj_out".to_owned(), Part::Up));
+        assert_eq!(names.find("lora_unet_proj_out.lora_up.weight"), LoraKey::Of("proj_out".to_owned(), LoraPart::Up));
     }
 
     #[test]
     fn other_kinds_are_told_and_strangers_are_unknown() {
         let modules: Modules = [("proj_out".to_owned(), (4, 4))].into();
-        let names = Names::new(&modules);
+        let names = ModuleNames::new(&modules);
         for (key, kind) in [
             ("lycoris_proj_out.lokr_w1", "LoKr"),
             ("proj_out.lokr_w2_a", "LoKr"),
@@ -151,7 +151,7 @@ mod tests {
             ("proj_out.oft_blocks", "OFT"),
             ("diffusion_model.proj_out.diff", "full difference of weights"),
         ] {
-            assert_eq!(names.find(key), Key::Other(kind), "{key}");
+            assert_eq!(names.find(key), LoraKey::Other(kind), "{key}");
         }
         for key in [
             "proj_in.lora_A.weight",
@@ -164,7 +164,7 @@ mod tests {
             "..lora_A.weight",
             "proj_out.lora_up.a.b.weight",
         ] {
-            assert_eq!(names.find(key), Key::Unknown, "{key}");
+            assert_eq!(names.find(key), LoraKey::Unknown, "{key}");
         }
     }
 }

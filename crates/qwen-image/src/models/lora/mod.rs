@@ -25,6 +25,7 @@ pub use self::{
 pub struct Adapter {
     /// For people: the path, or the hub id and file.
     pub name: String,
+    /// Its content.
     pub file: Arc<LoraFile>,
     /// 1: as trained. Never 0.
     pub strength: f64,

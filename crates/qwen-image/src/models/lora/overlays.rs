@@ -6,8 +6,8 @@ use candle_core::{DType, Device, Tensor};
 
 use super::{
     Adapter, LoraError, LoraFile,
-    error::{LISTED, Misfit},
-    keys::{Key, Modules, Names, Part},
+    error::{LISTED, ShapeMismatch},
+    keys::{LoraKey, LoraPart, ModuleNames, Modules},
 };
 use crate::nn::LowRank;
 
@@ -34,7 +34,9 @@ struct Change {
 pub struct AppliedLora {
     /// The hub id and file, or the path.
     pub file: String,
+    /// Of the file, in lower-case hexadecimal.
     pub sha256: String,
+    /// 1: as trained.
     pub strength: f64,
     /// The largest, if layers have several.
     pub rank: usize,
@@ -43,6 +45,7 @@ pub struct AppliedLora {
 }
 
 impl Overlays {
+    /// No changes.
     pub const fn new() -> Self {
         Self { changes: BTreeMap::new(), applied: Vec::new() }
     }
@@ -50,9 +53,11 @@ impl Overlays {
     /// Maps the LoRAs' tensors to the layers of a transformer.
     ///
     /// # Errors
-    /// If a file has keys that the transformer does not have, matrices of other sizes, or another kind of adapter.
+    /// [`LoraError::UnknownKeys`] for keys that the transformer does not have; [`LoraError::WrongShapes`] for matrices
+    /// of other sizes; [`LoraError::Kind`] for another kind of adapter; [`LoraError::Incomplete`], [`LoraError::Twice`]
+    /// and [`LoraError::Empty`] for files with too few or too many matrices.
     pub fn of(adapters: &[Adapter], modules: &Modules) -> Result<Self, LoraError> {
-        let names = Names::new(modules);
+        let names = ModuleNames::new(modules);
         let mut overlays = Self::new();
         for Adapter { name, file, strength } in adapters {
             let layers = layers(file, &names, modules)?;
@@ -63,7 +68,7 @@ impl Overlays {
                 rank: layers.values().map(|layer| layer.rank).max().unwrap_or_default(),
                 modules: layers.len(),
             });
-            for (module, Layer { down, up, scale, .. }) in layers {
+            for (module, LoraLayer { down, up, scale, .. }) in layers {
                 let change = Change { file: file.clone(), down, up, strength: strength * scale };
                 overlays.changes.entry(module).or_default().push(change);
             }
@@ -71,6 +76,7 @@ impl Overlays {
         Ok(overlays)
     }
 
+    /// The LoRAs, in the order in which they are added.
     pub fn applied(&self) -> &[AppliedLora] {
         &self.applied
     }
@@ -120,7 +126,7 @@ impl OverlayIdentity {
     }
 }
 
-struct Layer {
+struct LoraLayer {
     down: String,
     up: String,
     rank: usize,
@@ -129,21 +135,25 @@ struct Layer {
 
 /// The keys of a layer's tensors.
 #[derive(Default)]
-struct Parts(BTreeMap<Part, String>);
+struct LayerKeys(BTreeMap<LoraPart, String>);
 
-fn layers(file: &LoraFile, names: &Names<'_>, modules: &Modules) -> Result<BTreeMap<String, Layer>, LoraError> {
+fn layers(
+    file: &LoraFile,
+    names: &ModuleNames<'_>,
+    modules: &Modules,
+) -> Result<BTreeMap<String, LoraLayer>, LoraError> {
     let path = || file.path().to_owned();
-    let mut found: BTreeMap<String, Parts> = BTreeMap::new();
+    let mut found: BTreeMap<String, LayerKeys> = BTreeMap::new();
     let (mut unknown, mut count) = (Vec::new(), 0);
     for (key, entry) in file.entries() {
         match names.find(key) {
-            Key::Of(module, part) => {
+            LoraKey::Of(module, part) => {
                 if let Some(first) = found.entry(module).or_default().0.insert(part, key.clone()) {
                     return Err(LoraError::Twice { path: path(), first, second: key.clone() });
                 }
             }
-            Key::Other(kind) => return Err(LoraError::Kind { path: path(), key: key.clone(), kind }),
-            Key::Unknown => {
+            LoraKey::Other(kind) => return Err(LoraError::Kind { path: path(), key: key.clone(), kind }),
+            LoraKey::Unknown => {
                 count += 1;
                 if unknown.len() < LISTED {
                     unknown.push((key.clone(), entry.shape.clone()));
@@ -180,19 +190,21 @@ fn layers(file: &LoraFile, names: &Names<'_>, modules: &Modules) -> Result<BTree
 fn layer(
     file: &LoraFile,
     module: &str,
-    Parts(parts): &Parts,
+    LayerKeys(parts): &LayerKeys,
     outputs: usize,
     inputs: usize,
-) -> Result<Result<Layer, Misfit>, LoraError> {
+) -> Result<Result<LoraLayer, ShapeMismatch>, LoraError> {
     let path = || file.path().to_owned();
-    let key_of = |part: Part, missing: &'static str| match (parts.get(&part), parts.values().next()) {
+    let key_of = |part: LoraPart, missing: &'static str| match (parts.get(&part), parts.values().next()) {
         (Some(key), _) => Ok(key.clone()),
         (None, there) => Err(LoraError::Incomplete { path: path(), key: there.cloned().unwrap_or_default(), missing }),
     };
-    let (down, up) =
-        (key_of(Part::Down, "`lora_A` or `lora_down` matrix")?, key_of(Part::Up, "`lora_B` or `lora_up` matrix")?);
+    let (down, up) = (
+        key_of(LoraPart::Down, "`lora_A` or `lora_down` matrix")?,
+        key_of(LoraPart::Up, "`lora_B` or `lora_up` matrix")?,
+    );
     let shape = |key: &str| file.entries().get(key).map(|entry| entry.shape.clone()).unwrap_or_default();
-    let misfit = |key: String, expected: String| Ok(Err(Misfit { found: shape(&key), key, expected }));
+    let misfit = |key: String, expected: String| Ok(Err(ShapeMismatch { found: shape(&key), key, expected }));
     let rank = match shape(&down)[..] {
         [rank, width] if rank > 0 && width == inputs => rank,
         _ => return misfit(down, format!("[rank, {inputs}]")),
@@ -200,11 +212,11 @@ fn layer(
     if shape(&up) != [outputs, rank] {
         return misfit(up, format!("[{outputs}, {rank}]"));
     }
-    let scale = match parts.get(&Part::Alpha) {
+    let scale = match parts.get(&LoraPart::Alpha) {
         None => file.scale.factor(module, rank),
         Some(key) => alpha(file, key)? / rank as f64,
     };
-    Ok(Ok(Layer { down, up, rank, scale }))
+    Ok(Ok(LoraLayer { down, up, rank, scale }))
 }
 
 /// A tensor with one number.

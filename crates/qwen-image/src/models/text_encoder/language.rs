@@ -16,9 +16,9 @@ use crate::{
 };
 
 pub struct LanguageModel {
-    ends: Ends,
+    ends: EmbeddingAndHead,
     /// Streamed ones have their weights only as host copies, see `streamed`.
-    layers: Vec<Layer>,
+    layers: Vec<DecoderLayer>,
     /// How many layers are resident; they come first.
     resident: usize,
     streamed: Option<BlockSwap<1>>,
@@ -28,14 +28,14 @@ pub struct LanguageModel {
 }
 
 /// The weights before and after the layers.
-struct Ends {
+struct EmbeddingAndHead {
     /// `(vocabulary, hidden)`, in the file's number format, because a pass reads few of its rows.
     embeddings: Tensor,
     norm: RmsNorm,
     head: Option<Linear>,
 }
 
-tensors_of!(Ends: embeddings, norm, head);
+tensors_of!(EmbeddingAndHead: embeddings, norm, head);
 
 impl LanguageModel {
     /// `weights` holds `embed_tokens`, `layers` and `norm`; `top` holds `lm_head`.
@@ -58,7 +58,7 @@ impl LanguageModel {
         let resident = place.resident(text.num_hidden_layers);
         let (mut layers, mut copies) = (Vec::with_capacity(text.num_hidden_layers), Vec::new());
         for index in 0..text.num_hidden_layers {
-            let mut layer = Layer::load(&weights.pp("layers").pp(index), text)?;
+            let mut layer = DecoderLayer::load(&weights.pp("layers").pp(index), text)?;
             if index >= resident {
                 copies.push(HostWeights::of(&mut layer, weights.device())?);
                 release(&mut layer)?;
@@ -68,7 +68,7 @@ impl LanguageModel {
         let norm = weights.pp("norm").rms_norm(hidden, text.rms_norm_eps)?;
         let device = weights.device().clone();
         let streamed = (resident < layers.len()).then(|| BlockSwap::new([copies], &device));
-        let ends = Ends { embeddings, norm, head };
+        let ends = EmbeddingAndHead { embeddings, norm, head };
         Ok(Self { ends, layers, resident, streamed, config: text.clone(), dtype, device })
     }
 
@@ -103,7 +103,7 @@ impl LanguageModel {
         let rotation = rotation(&self.config, positions, embeds.device())?;
         let past = cache.as_ref().map_or(0, |cache| cache.held());
         let mut x = embeds.clone();
-        let mut run = |index: usize, layer: &Layer| -> candle_core::Result<()> {
+        let mut run = |index: usize, layer: &DecoderLayer| -> candle_core::Result<()> {
             x = layer.forward(&x, &rotation, past, cache.as_deref_mut().map(|cache| cache.layer(index)))?;
             Ok(())
         };
@@ -138,7 +138,7 @@ impl LanguageModel {
 }
 
 #[derive(Clone)]
-struct Layer {
+struct DecoderLayer {
     norm: RmsNorm,
     /// Queries, keys and values, stacked.
     qkv: Linear,
@@ -151,9 +151,9 @@ struct Layer {
     head_dim: usize,
 }
 
-tensors_of!(Layer: norm, qkv, out, mlp_norm, gate_up, down);
+tensors_of!(DecoderLayer: norm, qkv, out, mlp_norm, gate_up, down);
 
-impl Layer {
+impl DecoderLayer {
     fn load(weights: &Weights, config: &TextConfig) -> LoadResult<Self> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let (heads, kv_heads, head_dim) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim());

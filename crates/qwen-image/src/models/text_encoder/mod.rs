@@ -25,7 +25,7 @@ use self::{
 };
 pub use self::{
     error::TextError,
-    processor::{Grid, ImageProcessorBackend, PictureProcessor},
+    processor::{ImageProcessorBackend, PatchGrid, PictureProcessor},
     prompt::{PictureTokens, Positions, TextPositions},
     tokenizer::Tokenizer,
 };
@@ -34,6 +34,7 @@ use crate::{
     nn::Tensors,
 };
 
+/// `Qwen2_5_VLForConditionalGeneration` with its tokenizer and picture processor.
 pub struct TextEncoder {
     language: LanguageModel,
     vision: VisionTower,
@@ -49,7 +50,9 @@ pub struct TextEncoder {
 pub struct Prompt<'a> {
     /// The whole text with its template, and `<|image_pad|>` for each picture.
     pub text: &'a str,
+    /// The pictures, in the order of their placeholders.
     pub pictures: &'a [PictureTokens],
+    /// How positions are counted.
     pub text_positions: TextPositions,
     /// The number of leading hidden states to drop: those of the template.
     pub drop: usize,
@@ -66,8 +69,9 @@ pub struct PromptEmbeds {
     pub tokens: usize,
 }
 
+/// A caption that the language model wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caption {
+pub struct GeneratedCaption {
     /// Without special tokens and surrounding white space.
     pub text: String,
     /// The generated tokens, including the end token.
@@ -77,11 +81,17 @@ pub struct Caption {
 impl TextEncoder {
     /// Loads `text_encoder/`, `tokenizer/` and `processor/` of the checkpoint at `folder`. `with_head` also loads what
     /// only captions need.
+    ///
+    /// # Errors
+    /// [`ModelError`] if a folder is missing, or its files do not fit together.
     pub fn load(folder: &Path, device: &Device, dtype: DType, with_head: bool) -> LoadResult<Self> {
         Self::load_with(folder, LoadContext::new(device, dtype), with_head, BlockPlacement::OnDevice)
     }
 
     /// The same, with progress and the given placement of layers.
+    ///
+    /// # Errors
+    /// Those of [`Self::load`], and [`ModelError::Cancelled`].
     pub fn load_with(
         folder: &Path,
         loading: LoadContext<'_>,
@@ -112,6 +122,9 @@ impl TextEncoder {
 
     /// Whether two checkpoints read texts and pictures in the same way: the same sizes, tokens and patches. Does not
     /// compare weights.
+    ///
+    /// # Errors
+    /// [`ModelError::Invalid`] if a file of either cannot be read.
     pub fn reads_alike(one: &Path, other: &Path) -> LoadResult<bool> {
         let read = |folder: &Path| -> LoadResult<(String, String)> {
             let config = TextEncoderConfig::load(&folder.join("text_encoder"))?;
@@ -123,6 +136,9 @@ impl TextEncoder {
     }
 
     /// Runs the vision tower. The result can be used for every prompt about the picture.
+    ///
+    /// # Errors
+    /// [`TextError::Picture`] if the picture cannot become patches; [`TextError::Device`].
     pub fn encode_picture(
         &self,
         picture: &RgbImage,
@@ -135,7 +151,8 @@ impl TextEncoder {
     /// The last hidden states of a prompt.
     ///
     /// # Errors
-    /// If placeholders and pictures do not match, or there are more tokens than the model has positions.
+    /// [`TextError::Placeholders`] if placeholders and pictures do not match; [`TextError::TooLong`] if there are more
+    /// tokens than the model has positions; [`TextError::Device`].
     pub fn embed(&self, prompt: &Prompt<'_>) -> Result<PromptEmbeds, TextError> {
         let mut read = self.read(prompt.text, prompt.pictures, prompt.text_positions)?;
         let total = read.ids.len();
@@ -156,7 +173,8 @@ impl TextEncoder {
     /// stop it: then there is no caption.
     ///
     /// # Errors
-    /// Without a head (see [`Self::load`]), and like [`Self::embed`].
+    /// [`TextError::NoHead`] without a head (see [`Self::load`]); [`TextError::NonFinite`] if the logits are no
+    /// numbers; and like [`Self::embed`].
     pub fn caption(
         &self,
         text: &str,
@@ -164,7 +182,7 @@ impl TextEncoder {
         backend: ImageProcessorBackend,
         max_tokens: usize,
         on_token: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
-    ) -> Result<Option<Caption>, TextError> {
+    ) -> Result<Option<GeneratedCaption>, TextError> {
         let generation = self.generation.as_ref().ok_or(TextError::NoHead)?;
         let pictures = [self.encode_picture(picture, backend)?];
         let read = self.read(text, &pictures, TextPositions::Multimodal)?;
@@ -174,18 +192,23 @@ impl TextEncoder {
         let tokens = generate::generate(&self.language, generation, &ids, &embeds, &positions, max_tokens, on_token)?;
         let Some(tokens) = tokens else { return Ok(None) };
         let text = self.tokenizer.decode(&tokens)?.trim().to_owned();
-        Ok(Some(Caption { text, tokens }))
+        Ok(Some(GeneratedCaption { text, tokens }))
     }
 
     /// The tokens of a text, with each picture's placeholder repeated for all of its tokens.
+    ///
+    /// # Errors
+    /// [`TextError::Placeholders`] if placeholders and pictures do not match; [`TextError::Tokenizer`].
     pub fn input_ids(&self, text: &str, pictures: &[PictureTokens]) -> Result<Vec<u32>, TextError> {
         Ok(self.read(text, pictures, TextPositions::Sequential)?.ids)
     }
 
+    /// The width of hidden states.
     pub fn hidden_size(&self) -> usize {
         self.config.text.hidden_size
     }
 
+    /// Turns pictures into patches.
     pub fn processor(&self) -> &PictureProcessor {
         &self.processor
     }

@@ -51,18 +51,21 @@ impl FromStr for ImageProcessorBackend {
 
 /// Patches of a picture, down and across.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Grid {
+pub struct PatchGrid {
+    /// Patches down.
     pub height: usize,
+    /// Patches across.
     pub width: usize,
 }
 
-impl Grid {
+impl PatchGrid {
     /// The size after merging `merge` x `merge` patches into one token.
     pub fn merged(self, merge: usize) -> (usize, usize) {
         (self.height / merge, self.width / merge)
     }
 }
 
+/// Turns pictures into patches, as `preprocessor_config.json` says.
 #[derive(Debug)]
 pub struct PictureProcessor {
     settings: Settings,
@@ -118,9 +121,14 @@ impl Default for Settings {
 
 /// Pillow's number of the filter.
 const BICUBIC: u32 = 3;
+/// The most that one side of a picture may be longer than the other.
+const MAX_RATIO: f64 = 200.0;
 
 impl PictureProcessor {
     /// Reads `preprocessor_config.json`, or the newer `processor_config.json` that holds it, in `folder`.
+    ///
+    /// # Errors
+    /// [`ModelError::Invalid`] if neither file can be read, or it asks for something that is not supported.
     pub fn load(folder: &Path, vision: &VisionConfig) -> LoadResult<Self> {
         let (path, settings) = read_settings(folder)?;
         let fail = |reason: String| Err(ModelError::invalid(&path, reason));
@@ -146,13 +154,13 @@ impl PictureProcessor {
     /// them: four neighbors, then the next four.
     ///
     /// # Errors
-    /// If the picture has no pixels, or one side is more than 200 times the other.
+    /// [`TextError::Picture`] if the picture has no pixels, or one side is more than 200 times the other.
     pub fn process(
         &self,
         picture: &RgbImage,
         backend: ImageProcessorBackend,
         device: &Device,
-    ) -> Result<(Tensor, Grid), TextError> {
+    ) -> Result<(Tensor, PatchGrid), TextError> {
         let (width, height) = (picture.width() as usize, picture.height() as usize);
         let fail = |reason: &str| TextError::Picture { width, height, reason: reason.to_owned() };
         if width == 0 || height == 0 {
@@ -162,7 +170,7 @@ impl PictureProcessor {
         if rows % (self.patch * self.merge) != 0 || columns % (self.patch * self.merge) != 0 {
             return Err(fail(&format!("its sides must be multiples of {}", self.patch * self.merge)));
         }
-        let grid = Grid { height: rows / self.patch, width: columns / self.patch };
+        let grid = PatchGrid { height: rows / self.patch, width: columns / self.patch };
         let resize = match backend {
             ImageProcessorBackend::Torchvision => image_processor::bicubic_rgb_torchvision,
             ImageProcessorBackend::Pil => image_processor::bicubic_rgb,
@@ -178,7 +186,7 @@ impl PictureProcessor {
     /// ratio as close as possible.
     ///
     /// # Errors
-    /// If one side is more than 200 times the other.
+    /// [`TextError::Picture`] if one side is more than 200 times the other.
     pub fn target_size(&self, height: usize, width: usize) -> Result<(usize, usize), TextError> {
         let size = self.settings.size.as_ref();
         let min = self.settings.min_pixels.or(size.and_then(|size| size.shortest_edge)).unwrap_or(56 * 56);
@@ -186,7 +194,7 @@ impl PictureProcessor {
         smart_resize(height, width, self.patch * self.merge, min, max)
     }
 
-    fn patches(&self, pixels: &[u8], table: &[[f32; 256]; 3], grid: Grid) -> Vec<f32> {
+    fn patches(&self, pixels: &[u8], table: &[[f32; 256]; 3], grid: PatchGrid) -> Vec<f32> {
         let Self { patch, merge, frames, .. } = *self;
         let columns = grid.width * patch;
         let mut out = Vec::with_capacity(grid.height * grid.width * 3 * frames * patch * patch);
@@ -252,8 +260,8 @@ fn smart_resize(
     max: usize,
 ) -> Result<(usize, usize), TextError> {
     let (h, w, side) = (height as f64, width as f64, factor as f64);
-    if h.max(w) / h.min(w) > 200.0 {
-        let reason = "one side is more than 200 times the other; crop it".to_owned();
+    if h.max(w) / h.min(w) > MAX_RATIO {
+        let reason = format!("one side is more than {MAX_RATIO} times the other; crop it");
         return Err(TextError::Picture { width, height, reason });
     }
     let whole = |length: f64| length as usize * factor;

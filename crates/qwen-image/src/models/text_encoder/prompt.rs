@@ -5,14 +5,15 @@ use std::str::FromStr;
 use candle_core::Tensor;
 use serde::Deserialize;
 
-use super::{error::TextError, processor::Grid};
+use super::{error::TextError, processor::PatchGrid};
 
 /// A picture as tokens of the language model.
 #[derive(Debug, Clone)]
 pub struct PictureTokens {
     /// `(1, n, hidden)`.
     pub embeds: Tensor,
-    pub grid: Grid,
+    /// The picture's patches, before they are merged into tokens.
+    pub grid: PatchGrid,
 }
 
 /// The positions of pictures' tokens in the rotary embedding.
@@ -52,6 +53,7 @@ impl FromStr for TextPositions {
 /// Time, height and width of each token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Positions {
+    /// Time, height and width, each with one number per token.
     pub rows: [Vec<u32>; 3],
 }
 
@@ -90,10 +92,12 @@ impl Positions {
         Self { rows }
     }
 
+    /// The number of tokens.
     pub fn len(&self) -> usize {
         self.rows[0].len()
     }
 
+    /// Whether there are no tokens.
     pub fn is_empty(&self) -> bool {
         self.rows[0].is_empty()
     }

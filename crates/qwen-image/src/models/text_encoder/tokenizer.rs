@@ -18,12 +18,16 @@ const PIECES: &str = concat!(
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 );
 
+/// The checkpoint's tokenizer.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
 }
 
 impl Tokenizer {
     /// Reads `tokenizer.json` in `folder`, or builds it from `vocab.json`, `merges.txt` and the added tokens.
+    ///
+    /// # Errors
+    /// [`ModelError::Invalid`] if the files cannot be read.
     pub fn load(folder: &Path) -> LoadResult<Self> {
         let path = folder.join("tokenizer.json");
         let mut inner = if path.is_file() {
@@ -38,17 +42,26 @@ impl Tokenizer {
     }
 
     /// Tokens of `text`; names of special tokens in it become those tokens.
+    ///
+    /// # Errors
+    /// [`TextError::Tokenizer`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
         let encoding = self.inner.encode_fast(text, true).map_err(|error| TextError::Tokenizer(error.to_string()))?;
         Ok(encoding.get_ids().to_vec())
     }
 
     /// Text of `tokens`, without special ones.
+    ///
+    /// # Errors
+    /// [`TextError::Tokenizer`] for tokens that it does not know.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, TextError> {
         self.inner.decode(tokens, true).map_err(|error| TextError::Tokenizer(error.to_string()))
     }
 
     /// The whole tokenizer as text: equal for equivalent tokenizers, whatever files they come from.
+    ///
+    /// # Errors
+    /// [`ModelError::Invalid`] if it cannot be written as text.
     pub fn description(&self, folder: &Path) -> LoadResult<String> {
         self.inner.to_string(false).map_err(|error| broken_tokenizer(folder, error))
     }
@@ -58,6 +71,7 @@ impl Tokenizer {
         self.inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1)
     }
 
+    /// Whether there are no tokens.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

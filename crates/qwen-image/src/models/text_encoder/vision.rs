@@ -5,7 +5,7 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{config::VisionConfig, processor::Grid};
+use super::{config::VisionConfig, processor::PatchGrid};
 use crate::{
     models::{LoadResult, Weights},
     nn::{AttentionMask, Linear, RmsNorm, Rotation, attention, rotate_half, swiglu, tensors_of},
@@ -16,7 +16,7 @@ const EPS: f64 = 1e-6;
 
 pub struct VisionTower {
     patch: Linear,
-    blocks: Vec<Block>,
+    blocks: Vec<VisionBlock>,
     norm: RmsNorm,
     merge_in: Linear,
     merge_out: Linear,
@@ -25,7 +25,7 @@ pub struct VisionTower {
 }
 
 tensors_of!(VisionTower: patch, blocks, norm, merge_in, merge_out);
-tensors_of!(Block: norm1, qkv, proj, norm2, gate_up, down);
+tensors_of!(VisionBlock: norm1, qkv, proj, norm2, gate_up, down);
 
 impl VisionTower {
     pub fn load(weights: &Weights, config: &VisionConfig) -> LoadResult<Self> {
@@ -33,7 +33,7 @@ impl VisionTower {
         let kernel = (hidden, in_channels, temporal_patch_size, patch_size, patch_size);
         let patch = weights.pp("patch_embed.proj").get(kernel, "weight")?.reshape((hidden, config.patch_len()))?;
         let blocks = (0..config.depth)
-            .map(|index| Block::load(&weights.pp("blocks").pp(index), config))
+            .map(|index| VisionBlock::load(&weights.pp("blocks").pp(index), config))
             .collect::<Result<_, _>>()?;
         let merger = weights.pp("merger");
         let merged = hidden * config.spatial_merge_size * config.spatial_merge_size;
@@ -50,7 +50,7 @@ impl VisionTower {
 
     /// Tokens of one picture, `(1, n / merge^2, out_hidden)`, in reading order, from its patches `(n, patch)` in the
     /// order of the processor: merged patches in reading order, with the patches of each next to each other.
-    pub fn forward(&self, patches: &Tensor, grid: Grid) -> candle_core::Result<Tensor> {
+    pub fn forward(&self, patches: &Tensor, grid: PatchGrid) -> candle_core::Result<Tensor> {
         let device = patches.device();
         let merge = self.config.spatial_merge_size;
         let unit = merge * merge;
@@ -77,7 +77,7 @@ impl VisionTower {
     }
 
     /// Angles by row and column of each patch, `(n, head)`: a quarter of the head each, twice.
-    fn rotation(&self, grid: Grid, order: &[u32], device: &Device) -> candle_core::Result<Rotation> {
+    fn rotation(&self, grid: PatchGrid, order: &[u32], device: &Device) -> candle_core::Result<Rotation> {
         let merge = self.config.spatial_merge_size;
         let head = self.config.hidden_size / self.config.num_heads;
         let theta = self.config.theta();
@@ -103,7 +103,7 @@ impl VisionTower {
     }
 }
 
-struct Block {
+struct VisionBlock {
     norm1: RmsNorm,
     qkv: Linear,
     proj: Linear,
@@ -113,7 +113,7 @@ struct Block {
     heads: usize,
 }
 
-impl Block {
+impl VisionBlock {
     fn load(weights: &Weights, config: &VisionConfig) -> LoadResult<Self> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let mlp = weights.pp("mlp");

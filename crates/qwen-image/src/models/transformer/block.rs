@@ -26,16 +26,16 @@ pub struct Streams {
 }
 
 /// Scale and shift, each `(1, 1, dim)`, or `(1, tokens, dim)` if tokens differ.
-pub type Affine = [Tensor; 2];
+pub type ScaleShift = [Tensor; 2];
 
 /// The gate of attention; shift, scale and gate of the MLP.
 const AFTER_ATTENTION: [usize; 4] = [2, 3, 4, 5];
 
 /// The modulation of both streams after a block: for the next block, or the last norm.
-pub struct Next {
-    pub img: Affine,
+pub struct NextModulation {
+    pub img: ScaleShift,
     /// The text is not needed after the last block.
-    pub txt: Option<Affine>,
+    pub txt: Option<ScaleShift>,
 }
 
 #[derive(Debug, Clone)]
@@ -91,7 +91,7 @@ impl Modulation {
 pub struct Modulations<'a>(pub &'a mut Block);
 
 /// The weights that a block needs in every pass.
-pub struct Body<'a>(pub &'a mut Block);
+pub struct BlockWeights<'a>(pub &'a mut Block);
 
 impl Tensors for Modulations<'_> {
     fn tensors(&mut self, visit: &mut dyn FnMut(&mut Tensor) -> Result<()>) -> Result<()> {
@@ -100,7 +100,7 @@ impl Tensors for Modulations<'_> {
     }
 }
 
-impl Tensors for Body<'_> {
+impl Tensors for BlockWeights<'_> {
     fn tensors(&mut self, visit: &mut dyn FnMut(&mut Tensor) -> Result<()>) -> Result<()> {
         for Stream { modulation: _, qkv, norm_q, norm_k, tail } in [&mut self.0.img, &mut self.0.txt] {
             qkv.tensors(visit)?;
@@ -115,14 +115,14 @@ impl Tensors for Body<'_> {
 impl Tensors for Block {
     fn tensors(&mut self, visit: &mut dyn FnMut(&mut Tensor) -> Result<()>) -> Result<()> {
         Modulations(self).tensors(visit)?;
-        Body(self).tensors(visit)
+        BlockWeights(self).tensors(visit)
     }
 }
 
 tensors_of!(Tail: to_out, mlp_in, mlp_out);
 
 /// The checkpoint's names of a stream's parts.
-struct Names {
+struct StreamNames {
     modulation: &'static str,
     qkv: [&'static str; 3],
     norms: [&'static str; 2],
@@ -130,14 +130,14 @@ struct Names {
     mlp: &'static str,
 }
 
-const IMG: Names = Names {
+const IMG: StreamNames = StreamNames {
     modulation: "img_mod.1",
     qkv: ["attn.to_q", "attn.to_k", "attn.to_v"],
     norms: ["attn.norm_q", "attn.norm_k"],
     out: "attn.to_out.0",
     mlp: "img_mlp",
 };
-const TXT: Names = Names {
+const TXT: StreamNames = StreamNames {
     modulation: "txt_mod.1",
     qkv: ["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"],
     norms: ["attn.norm_added_q", "attn.norm_added_k"],
@@ -172,10 +172,10 @@ impl Block {
     }
 
     /// The streams as they enter this block.
-    pub fn entry(&self, modulation: &Modulation, rotations: &TokenRotations, patches: usize) -> Result<Next> {
+    pub fn entry(&self, modulation: &Modulation, rotations: &TokenRotations, patches: usize) -> Result<NextModulation> {
         let [shift, scale] = self.img_parts(modulation, rotations, patches, [0, 1])?;
         let [txt_shift, txt_scale] = self.parts(&modulation.txt, [0, 1])?;
-        Ok(Next { img: [scale, shift], txt: Some([txt_scale, txt_shift]) })
+        Ok(NextModulation { img: [scale, shift], txt: Some([txt_scale, txt_shift]) })
     }
 
     /// Runs the block on both streams. `targets` are the patches that are needed from the last block.
@@ -185,7 +185,7 @@ impl Block {
         modulation: &Modulation,
         rotations: &TokenRotations,
         targets: usize,
-        next: &Next,
+        next: &NextModulation,
     ) -> Result<()> {
         let Streams { img, txt } = streams;
         let (text_tokens, patches) = (txt.x.dim(1)?, img.x.dim(1)?);
@@ -237,7 +237,7 @@ impl Block {
 }
 
 impl Stream {
-    fn load(w: &Weights, config: &TransformerConfig, names: &Names, with_tail: bool) -> LoadResult<Self> {
+    fn load(w: &Weights, config: &TransformerConfig, names: &StreamNames, with_tail: bool) -> LoadResult<Self> {
         let dim = config.inner_dim();
         let head = config.attention_head_dim;
         let qkv: Vec<_> = names.qkv.iter().map(|name| w.pp(name).linear(dim, dim, true)).collect::<LoadResult<_>>()?;
@@ -277,7 +277,7 @@ impl Stream {
     }
 
     /// Adds the attention's output, then the MLP's, each with its gate; `next` is for the norm that follows.
-    fn finish(&self, x: &Tensor, attended: &Tensor, parts: &[Tensor; 4], next: Option<&Affine>) -> Result<Tokens> {
+    fn finish(&self, x: &Tensor, attended: &Tensor, parts: &[Tensor; 4], next: Option<&ScaleShift>) -> Result<Tokens> {
         let (Some(tail), Some([next_scale, next_shift])) = (&self.tail, next) else {
             return Ok(Tokens { x: x.clone(), normed: x.clone() });
         };

@@ -13,7 +13,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Result, Tensor};
 
 use self::{
-    block::{Block, Body, Modulations},
+    block::{Block, BlockWeights, Modulations},
     config::TransformerConfig,
     reuse::Reusable,
     time::TimeEmbedding,
@@ -31,10 +31,11 @@ pub use self::{
     rope::{Frame, TokenRotations},
 };
 
+/// The transformer of both pipelines.
 #[derive(Debug)]
 pub struct Transformer {
     config: TransformerConfig,
-    ends: Ends,
+    ends: OuterLayers,
     /// Streamed ones have their weights only as host copies, see `streamed`.
     blocks: Vec<Block>,
     /// How many blocks are resident; they come first.
@@ -46,7 +47,7 @@ pub struct Transformer {
 
 /// The weights before and after the blocks.
 #[derive(Debug)]
-struct Ends {
+struct OuterLayers {
     time: TimeEmbedding,
     txt_norm: RmsNorm,
     txt_in: Linear,
@@ -55,13 +56,13 @@ struct Ends {
     proj_out: Linear,
 }
 
-tensors_of!(Ends: time, txt_norm, txt_in, img_in, norm_out, proj_out);
+tensors_of!(OuterLayers: time, txt_norm, txt_in, img_in, norm_out, proj_out);
 
 /// The checkpoint's names of these, and of the blocks.
 const ENDS: [&str; 6] = ["time_text_embed", "txt_norm", "txt_in", "img_in", "norm_out", "proj_out"];
 const BLOCKS: &str = "transformer_blocks";
 
-impl Ends {
+impl OuterLayers {
     fn load(w: &Weights<'_>, config: &TransformerConfig) -> LoadResult<Self> {
         let dim = config.inner_dim();
         Ok(Self {
@@ -86,6 +87,7 @@ const SETS: usize = 2;
 pub struct Branch<'a> {
     /// The output of [`Transformer::project_text`].
     pub text: &'a Tensor,
+    /// The rotations of both streams.
     pub rotations: &'a TokenRotations,
 }
 
@@ -93,12 +95,15 @@ impl Transformer {
     /// Checks the configuration in a component's folder: that of the layered model, or of an edit model.
     ///
     /// # Errors
-    /// If it is another model's, or cannot be read.
+    /// [`ModelError::Invalid`] if it is another model's, or cannot be read.
     pub fn check_is(folder: &Path, layered: bool) -> LoadResult<()> {
         TransformerConfig::read(folder)?.check_is(layered, &folder.join("config.json"))
     }
 
     /// Loads the `transformer/` folder of a checkpoint onto a device.
+    ///
+    /// # Errors
+    /// [`ModelError`] if the configuration is another model's, or the weights do not fit it.
     pub fn load(folder: &Path, device: &Device, dtype: DType) -> LoadResult<Self> {
         Self::load_with(folder, LoadContext::new(device, dtype), BlockPlacement::OnDevice, false)
     }
@@ -107,7 +112,8 @@ impl Transformer {
     /// and the last projection is in fp8 (e4m3, with a scale per row of weights and activations).
     ///
     /// # Errors
-    /// Also with `fp8` on a device that does not support it.
+    /// [`ModelError::MissingTensor`] and the like if the files do not fit the configuration; [`ModelError::Device`],
+    /// also with `fp8` on a device that does not support it.
     pub fn load_with(folder: &Path, loading: LoadContext<'_>, place: BlockPlacement, fp8: bool) -> LoadResult<Self> {
         Self::load_reusing(folder, loading, place, fp8, None)
     }
@@ -147,7 +153,7 @@ impl Transformer {
             }
             if index >= resident {
                 sets[MODULATIONS].push(HostWeights::of(&mut Modulations(&mut block), loading.device)?);
-                sets[BODIES].push(HostWeights::of(&mut Body(&mut block), loading.device)?);
+                sets[BODIES].push(HostWeights::of(&mut BlockWeights(&mut block), loading.device)?);
                 release(&mut block)?;
             }
             blocks.push(block);
@@ -157,7 +163,7 @@ impl Transformer {
                 ENDS.iter().for_each(|name| w.skip(name));
                 ends
             }
-            None => Ends::load(&w, &config)?,
+            None => OuterLayers::load(&w, &config)?,
         };
         w.finish()?;
         let streamed = (resident < blocks.len()).then(|| BlockSwap::new(sets, loading.device));
@@ -167,7 +173,7 @@ impl Transformer {
     /// The layers of the transformer in this folder that LoRAs may change.
     ///
     /// # Errors
-    /// If its `config.json` is not valid.
+    /// [`ModelError::Invalid`] if its `config.json` is not valid.
     pub fn linears(folder: &Path) -> LoadResult<Modules> {
         Ok(TransformerConfig::read(folder)?.linears())
     }
@@ -175,7 +181,7 @@ impl Transformer {
     /// Whether the transformer in this folder treats the first frame separately, as Qwen-Image-Edit-2511's does.
     ///
     /// # Errors
-    /// If its `config.json` is not valid.
+    /// [`ModelError::Invalid`] if its `config.json` is not valid.
     pub fn has_zero_cond_t(folder: &Path) -> LoadResult<bool> {
         Ok(TransformerConfig::read(folder)?.zero_cond_t)
     }

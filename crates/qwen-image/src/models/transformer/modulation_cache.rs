@@ -47,7 +47,7 @@ impl ModulationCache<'_> {
 }
 
 /// Activated embeddings of some timesteps, `(1, timesteps, dim)`, and of 0 if needed, `(1, 1, dim)`.
-struct Embedded {
+struct TimestepEmbeddings {
     count: usize,
     now: Tensor,
     clean: Option<Tensor>,
@@ -92,18 +92,18 @@ impl Transformer {
         Ok(all)
     }
 
-    fn embed(&self, timesteps: &[f32], device: &Device) -> Result<Embedded> {
+    fn embed(&self, timesteps: &[f32], device: &Device) -> Result<TimestepEmbeddings> {
         let dtype = self.dtype();
         let embed = |t: f32| self.ends.time.forward(t, device, dtype).and_then(|t| nn::silu(&t));
         let now = timesteps.iter().map(|&timestep| embed(timestep)).collect::<Result<Vec<_>>>()?;
         // With `zero_cond_t`, everything except the first frame is modulated as if it had no noise.
         let clean = self.config.zero_cond_t.then(|| embed(0.0)).transpose()?;
-        Ok(Embedded { count: timesteps.len(), now: Tensor::cat(&now, 1)?, clean })
+        Ok(TimestepEmbeddings { count: timesteps.len(), now: Tensor::cat(&now, 1)?, clean })
     }
 }
 
 /// Adds a block's modulations at each of the timesteps.
-fn add_block(all: &mut [StepModulations], groups: &[Embedded], block: &Block) -> Result<()> {
+fn add_block(all: &mut [StepModulations], groups: &[TimestepEmbeddings], block: &Block) -> Result<()> {
     let mut all = all.iter_mut();
     for group in groups {
         let modulation = block.modulation(&group.now, group.clean.as_ref())?;

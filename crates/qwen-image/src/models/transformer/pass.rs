@@ -7,7 +7,7 @@ use candle_core::{Result, Tensor};
 
 use super::{
     BODIES, Branch, StepModulations, Transformer,
-    block::{self, Affine, Body, Next, Streams, Tokens},
+    block::{self, BlockWeights, NextModulation, ScaleShift, Streams, Tokens},
 };
 use crate::{models::block_swap::SwapPass, nn};
 
@@ -17,7 +17,7 @@ pub struct Pass<'a> {
     branches: &'a [Branch<'a>],
     modulations: &'a StepModulations,
     /// Scale and shift of the last norm.
-    out: Affine,
+    out: ScaleShift,
     patches: usize,
     targets: usize,
     streams: Vec<Streams>,
@@ -73,7 +73,7 @@ impl<'a> Pass<'a> {
             };
             let ran = swap.next(|copy, buffer| {
                 let mut block = block.clone();
-                copy.point(&mut Body(&mut block), buffer)?;
+                copy.point(&mut BlockWeights(&mut block), buffer)?;
                 self.run(&block)
             })?;
             if ran.is_none() {
@@ -139,19 +139,19 @@ impl<'a> Pass<'a> {
     }
 
     /// The state of a branch before a block, or after the last one.
-    fn entry(&self, index: usize, branch: &Branch<'_>) -> Result<Next> {
+    fn entry(&self, index: usize, branch: &Branch<'_>) -> Result<NextModulation> {
         match self.model.blocks.get(index) {
             Some(block) => block.entry(&self.modulations.blocks[index], branch.rotations, self.patches),
-            None => Ok(Next { img: self.out.clone(), txt: None }),
+            None => Ok(NextModulation { img: self.out.clone(), txt: None }),
         }
     }
 }
 
-fn norm(x: &Tensor, [scale, shift]: &Affine) -> Result<Tensor> {
+fn norm(x: &Tensor, [scale, shift]: &ScaleShift) -> Result<Tensor> {
     nn::layer_norm_modulate(x, scale, shift, block::EPS)
 }
 
-fn enter(img: Tensor, txt: &Tensor, first: &Next) -> Result<Streams> {
+fn enter(img: Tensor, txt: &Tensor, first: &NextModulation) -> Result<Streams> {
     let txt_normed = first.txt.as_ref().map_or_else(|| Ok(txt.clone()), |affine| norm(txt, affine))?;
     Ok(Streams {
         img: Tokens { normed: norm(&img, &first.img)?, x: img },

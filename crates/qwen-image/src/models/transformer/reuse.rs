@@ -1,12 +1,12 @@
 //! What a transformer with other LoRAs can take over from the one that was loaded before.
 
-use super::{BLOCKS, Ends, SETS, Transformer, block::Block};
+use super::{BLOCKS, OuterLayers, SETS, Transformer, block::Block};
 use crate::{models::lora::OverlayIdentity, nn::HostWeights};
 
 /// The parts of a transformer that stay as they are; the others were freed.
 #[derive(Default)]
 pub struct Reusable {
-    ends: Option<Ends>,
+    ends: Option<OuterLayers>,
     blocks: Vec<Option<Block>>,
     /// How many blocks are resident.
     resident: usize,
@@ -39,7 +39,7 @@ impl Reusable {
         Some((block, Some(copies)))
     }
 
-    pub fn ends(&mut self) -> Option<Ends> {
+    pub fn ends(&mut self) -> Option<OuterLayers> {
         self.ends.take()
     }
 }

@@ -12,11 +12,14 @@ const MAX_POSITION: usize = 4096;
 /// A frame of latent patches, in patches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame {
+    /// Patches down.
     pub height: usize,
+    /// Patches across.
     pub width: usize,
 }
 
 impl Frame {
+    /// The number of patches.
     pub fn patches(&self) -> usize {
         self.height * self.width
     }
@@ -25,7 +28,9 @@ impl Frame {
 /// Rotations of both streams, each `(tokens, head_dim / 2)`.
 #[derive(Debug, Clone)]
 pub struct TokenRotations {
+    /// Those of the patches.
     pub img: Rotation,
+    /// Those of the text.
     pub txt: Rotation,
     /// The number of patches of the first frame, which `zero_cond_t` treats separately.
     pub first_frame: usize,

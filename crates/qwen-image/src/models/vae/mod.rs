@@ -20,6 +20,7 @@ use crate::nn::{Conv2d, Tensors, tensors_of};
 
 pub use self::tiling::Tiling;
 
+/// The VAE of both pipelines.
 #[derive(Debug)]
 pub struct Vae {
     config: VaeConfig,
@@ -44,11 +45,17 @@ impl OffloadGroups for Vae {
 
 impl Vae {
     /// Loads the `vae/` folder of a checkpoint.
+    ///
+    /// # Errors
+    /// [`ModelError`](super::ModelError) if the configuration is another model's, or the weights do not fit it.
     pub fn load(folder: &Path, device: &Device, dtype: DType, tiling: Tiling) -> LoadResult<Self> {
         Self::load_with(folder, LoadContext::new(device, dtype), tiling)
     }
 
     /// The same, with progress.
+    ///
+    /// # Errors
+    /// Those of [`Self::load`], and [`ModelError::Cancelled`](super::ModelError::Cancelled).
     pub fn load_with(folder: &Path, loading: LoadContext<'_>, tiling: Tiling) -> LoadResult<Self> {
         let LoadContext { device, dtype, .. } = loading;
         let path = folder.join("config.json");
@@ -76,6 +83,7 @@ impl Vae {
         self.config.input_channels
     }
 
+    /// Channels of a latent: 16.
     pub fn latent_channels(&self) -> usize {
         self.config.z_dim
     }

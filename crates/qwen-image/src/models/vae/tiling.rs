@@ -8,8 +8,11 @@ use candle_core::{Result, Tensor};
 /// Sizes in latents; a picture of more than `threshold` latents is tiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tiling {
+    /// The most latents of a picture that is not tiled, rows times columns.
     pub threshold: usize,
+    /// The side of a tile.
     pub tile: usize,
+    /// How far neighboring tiles overlap.
     pub overlap: usize,
 }
 

@@ -78,7 +78,7 @@ pub fn read(path: &Path, raw: &mut Raw) -> LoadResult<()> {
     let fail = |reason: String| ModelError::invalid(path, reason);
     let file = File::open(path).map_err(|error| fail(error.to_string()))?;
     let length = file.metadata().map_err(|error| fail(error.to_string()))?.len();
-    let mut header = Header { path, reader: BufReader::new(file), length, left: length };
+    let mut header = GgufHeader { path, reader: BufReader::new(file), length, left: length };
     header.skip(4, "the magic")?;
     let version = header.u32("the version")?;
     if !(2..=3).contains(&version) {
@@ -97,16 +97,16 @@ pub fn read(path: &Path, raw: &mut Raw) -> LoadResult<()> {
         let kind = header.u32(&format!("key `{key}`"))?;
         let value = header.value(&key, kind, 0)?;
         match value {
-            Value::Text(text) => {
+            GgufValue::Text(text) => {
                 raw.metadata.insert(key, text);
             }
-            Value::Number(number) if key == "general.alignment" => alignment = number,
-            Value::Numbers(numbers) => {
+            GgufValue::Number(number) if key == "general.alignment" => alignment = number,
+            GgufValue::Numbers(numbers) => {
                 if let Some(name) = key.strip_prefix(SHAPES) {
                     raw.shapes.insert(name.to_owned(), numbers.iter().map(|number| *number as usize).collect());
                 }
             }
-            Value::Number(_) | Value::Other => {}
+            GgufValue::Number(_) | GgufValue::Other => {}
         }
     }
     if !alignment.is_power_of_two() || !(8..=1 << 20).contains(&alignment) {
@@ -173,21 +173,21 @@ struct Info {
     offset: u64,
 }
 
-enum Value {
+enum GgufValue {
     Text(String),
     Number(u64),
     Numbers(Vec<u64>),
     Other,
 }
 
-struct Header<'a> {
+struct GgufHeader<'a> {
     path: &'a Path,
     reader: BufReader<File>,
     length: u64,
     left: u64,
 }
 
-impl Header<'_> {
+impl GgufHeader<'_> {
     fn fail(&self, reason: String) -> ModelError {
         ModelError::invalid(self.path, reason)
     }
@@ -237,37 +237,37 @@ impl Header<'_> {
         String::from_utf8(bytes).map_err(|_| self.fail(format!("{what} is not UTF-8; it is damaged")))
     }
 
-    fn value(&mut self, key: &str, kind: u32, depth: u32) -> LoadResult<Value> {
+    fn value(&mut self, key: &str, kind: u32, depth: u32) -> LoadResult<GgufValue> {
         let what = format!("key `{key}`");
         Ok(match kind {
-            0 => Value::Number(self.take::<1>(&what)?[0].into()),
+            0 => GgufValue::Number(self.take::<1>(&what)?[0].into()),
             1 | 7 => {
                 self.skip(1, &what)?;
-                Value::Other
+                GgufValue::Other
             }
-            2 => Value::Number(u16::from_le_bytes(self.take(&what)?).into()),
+            2 => GgufValue::Number(u16::from_le_bytes(self.take(&what)?).into()),
             3 => {
                 self.skip(2, &what)?;
-                Value::Other
+                GgufValue::Other
             }
             // Signed numbers are shapes here; negative ones fit no tensor.
-            4 | 5 => Value::Number(self.u32(&what)?.into()),
+            4 | 5 => GgufValue::Number(self.u32(&what)?.into()),
             6 => {
                 self.skip(4, &what)?;
-                Value::Other
+                GgufValue::Other
             }
-            8 => Value::Text(self.string(&what)?),
+            8 => GgufValue::Text(self.string(&what)?),
             9 => self.array(key, depth)?,
-            10 | 11 => Value::Number(self.u64(&what)?),
+            10 | 11 => GgufValue::Number(self.u64(&what)?),
             12 => {
                 self.skip(8, &what)?;
-                Value::Other
+                GgufValue::Other
             }
             other => return Err(self.fail(format!("{what} has type {other}, which GGUF does not have; it is damaged"))),
         })
     }
 
-    fn array(&mut self, key: &str, depth: u32) -> LoadResult<Value> {
+    fn array(&mut self, key: &str, depth: u32) -> LoadResult<GgufValue> {
         let what = format!("key `{key}`");
         let (kind, count) = (self.u32(&what)?, self.u64(&what)?);
         let size = match kind {
@@ -288,13 +288,13 @@ impl Header<'_> {
         }
         let mut numbers = Vec::new();
         for _ in 0..count {
-            if let Value::Number(number) = self.value(key, kind, depth + 1)?
+            if let GgufValue::Number(number) = self.value(key, kind, depth + 1)?
                 && count <= MOST_KEPT
             {
                 numbers.push(number);
             }
         }
-        Ok(if numbers.is_empty() { Value::Other } else { Value::Numbers(numbers) })
+        Ok(if numbers.is_empty() { GgufValue::Other } else { GgufValue::Numbers(numbers) })
     }
 
     fn tensor(&mut self, index: u64) -> LoadResult<Info> {

@@ -28,6 +28,7 @@ pub use names::Component;
 /// The numbers of a tensor as they are stored.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Form {
+    /// One number after the other.
     Numbers(DType),
     /// fp8 (e4m3) with one scale, one per row, or none, which is 1.
     Fp8(Scales),
@@ -37,8 +38,10 @@ pub enum Form {
     Blocks(GgmlDType),
 }
 
+/// The scales of an fp8 tensor.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Scales {
+    /// Where they are; none: the scale is 1.
     pub at: Option<TensorLocation>,
     /// The file asks for products in the compute format, not in fp8.
     pub full_precision: bool,
@@ -66,8 +69,11 @@ impl Form {
 pub struct TensorLocation {
     /// The index of its file.
     pub file: usize,
+    /// The position of the first byte in the file.
     pub offset: u64,
+    /// The size in bytes.
     pub bytes: u64,
+    /// The shape of what is there.
     pub shape: Vec<usize>,
     /// The number format of what is there; none if that is not one number after the other.
     pub dtype: Option<DType>,
@@ -76,12 +82,16 @@ pub struct TensorLocation {
 /// A tensor of the files.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredTensor {
+    /// Where it is.
     pub place: TensorLocation,
+    /// The shape as the model sees it.
     pub shape: Vec<usize>,
+    /// The form of its numbers.
     pub form: Form,
 }
 
 impl StoredTensor {
+    /// The number of elements.
     pub fn elements(&self) -> u64 {
         self.shape.iter().map(|dim| *dim as u64).product()
     }
@@ -121,7 +131,9 @@ pub struct Remarks {
 pub struct WeightFiles {
     paths: Vec<PathBuf>,
     open: Vec<Arc<File>>,
+    /// By the checkpoint's names.
     pub tensors: BTreeMap<String, StoredTensor>,
+    /// What else the files say.
     pub remarks: Remarks,
 }
 
@@ -156,14 +168,17 @@ impl WeightFiles {
         Ok(Self { paths, open, tensors, remarks })
     }
 
+    /// The files, by their indices.
     pub fn paths(&self) -> &[PathBuf] {
         &self.paths
     }
 
+    /// The path of the file that has this.
     pub fn path(&self, place: &TensorLocation) -> &Path {
         &self.paths[place.file]
     }
 
+    /// The open file that has this.
     pub fn file(&self, place: &TensorLocation) -> &Arc<File> {
         &self.open[place.file]
     }

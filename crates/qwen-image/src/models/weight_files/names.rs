@@ -11,12 +11,16 @@ use crate::models::{LoadResult, ModelError};
 /// What a single file replaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Component {
+    /// The diffusion transformer.
     Transformer,
+    /// The text encoder, with its vision tower.
     TextEncoder,
+    /// The VAE.
     Vae,
 }
 
 impl Component {
+    /// In words, for messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::Transformer => "transformer",
@@ -39,7 +43,7 @@ impl Component {
 const MARKERS: [&str; 3] = ["__x0__", "__32x32__", ZERO_COND_T];
 const ZERO_COND_T: &str = "__index_timestep_zero__";
 
-type Tensors = BTreeMap<String, RawTensor>;
+type RawTensors = BTreeMap<String, RawTensor>;
 
 /// The component's tensors under the checkpoint's names, without markers and scales. Without a component, names are
 /// the checkpoint's already.
@@ -191,7 +195,7 @@ fn layers_of(path: &Path, metadata: &BTreeMap<String, String>, prefix: &str) -> 
 }
 
 /// The part of names before the component's own.
-fn prefix(path: &Path, tensors: &Tensors, component: Component, remarks: &Remarks) -> LoadResult<String> {
+fn prefix(path: &Path, tensors: &RawTensors, component: Component, remarks: &Remarks) -> LoadResult<String> {
     for anchor in component.anchors() {
         let mut found = tensors.keys().filter_map(|name| name.strip_suffix(anchor));
         let mut found = found.by_ref().filter(|prefix| prefix.is_empty() || prefix.ends_with('.'));
@@ -210,7 +214,7 @@ fn prefix(path: &Path, tensors: &Tensors, component: Component, remarks: &Remark
 }
 
 /// Refuses formats whose tensors are not matrices of numbers.
-fn refuse_packed(path: &Path, tensors: &Tensors) -> LoadResult<()> {
+fn refuse_packed(path: &Path, tensors: &RawTensors) -> LoadResult<()> {
     for (end, form) in [
         (".qweight", "nunchaku (SVDQuant)"),
         (".wscales", "nunchaku (SVDQuant)"),

@@ -8,7 +8,8 @@ use serde::Deserialize;
 use super::{Raw, RawTensor, TensorLocation};
 use crate::models::{LoadResult, ModelError, files::read_header_and_start};
 
-/// Adds the tensors of the file at `index` to `raw`. Every tensor lies inside of the file and has the size of its shape.
+/// Adds the tensors of the file at `index` to `raw`. Every tensor lies inside of the file and has the size of its
+/// shape.
 pub fn read(path: &Path, index: usize, raw: &mut Raw) -> LoadResult<()> {
     #[derive(Deserialize)]
     struct Entry {

@@ -5,7 +5,7 @@ use candle_core::{D, DType, Result, Tensor, bail};
 use super::{
     Gpu, add_bias,
     cudnn::{
-        Cudnn, Descriptor, ExecutionPlan, TensorSpec, Value,
+        AttributeValue, Cudnn, Descriptor, ExecutionPlan, TensorSpec,
         sys::{
             AttributeName::*,
             ConvolutionMode::CUDNN_CROSS_CORRELATION,
@@ -14,7 +14,7 @@ use super::{
             PointwiseMode::CUDNN_POINTWISE_ADD,
         },
     },
-    linear::{Layer, linear},
+    linear::{LinearOperands, linear},
     view::{self, Region},
 };
 use crate::nn::{Padding, tensors_of};
@@ -79,7 +79,8 @@ impl Conv {
         // A residual has as many channels as the output, so the plan can add it if the output was not rounded up.
         let (inside, outside) = if out_room == self.out_channels { (residual, None) } else { (None, residual) };
         let out = if self.weight.rank() == 2 {
-            let out = linear(&x, Layer { weight: &self.weight, scales: None, bias: Some(&self.bias), gelu: false })?;
+            let out =
+                linear(&x, LinearOperands { weight: &self.weight, scales: None, bias: Some(&self.bias), gelu: false })?;
             match inside {
                 Some(residual) => (out + residual)?,
                 None => out,
@@ -190,37 +191,37 @@ impl ConvShape {
         let (x, filter) = (given(X, self.input)?, given(FILTER, [k, kh, kw, c])?);
 
         let conv = cudnn.descriptor(CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR)?;
-        conv.set(CUDNN_ATTR_CONVOLUTION_COMP_TYPE, Value::DataType(CUDNN_DATA_FLOAT))?;
-        conv.set(CUDNN_ATTR_CONVOLUTION_CONV_MODE, Value::ConvolutionMode(CUDNN_CROSS_CORRELATION))?;
-        conv.set(CUDNN_ATTR_CONVOLUTION_DILATIONS, Value::Int64(&[1, 1]))?;
-        conv.set(CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, Value::Int64(&[self.stride as i64; 2]))?;
-        conv.set(CUDNN_ATTR_CONVOLUTION_POST_PADDINGS, Value::Int64(&[self.pad as i64; 2]))?;
-        conv.set(CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS, Value::Int64(&[self.pad as i64; 2]))?;
-        conv.set(CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, Value::Int64(&[2]))?;
+        conv.set(CUDNN_ATTR_CONVOLUTION_COMP_TYPE, AttributeValue::DataType(CUDNN_DATA_FLOAT))?;
+        conv.set(CUDNN_ATTR_CONVOLUTION_CONV_MODE, AttributeValue::ConvolutionMode(CUDNN_CROSS_CORRELATION))?;
+        conv.set(CUDNN_ATTR_CONVOLUTION_DILATIONS, AttributeValue::Int64(&[1, 1]))?;
+        conv.set(CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, AttributeValue::Int64(&[self.stride as i64; 2]))?;
+        conv.set(CUDNN_ATTR_CONVOLUTION_POST_PADDINGS, AttributeValue::Int64(&[self.pad as i64; 2]))?;
+        conv.set(CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS, AttributeValue::Int64(&[self.pad as i64; 2]))?;
+        conv.set(CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, AttributeValue::Int64(&[2]))?;
         let conv = conv.finalize()?;
         let convolve = |y: &Descriptor| -> Result<Descriptor> {
             let operation = cudnn.descriptor(CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR)?;
-            operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA, Value::Float(1.0))?;
-            operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA, Value::Float(0.0))?;
-            operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC, Value::Descriptors(&[&conv]))?;
-            operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W, Value::Descriptors(&[&filter]))?;
-            operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X, Value::Descriptors(&[&x]))?;
-            operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y, Value::Descriptors(&[y]))?;
+            operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA, AttributeValue::Float(1.0))?;
+            operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA, AttributeValue::Float(0.0))?;
+            operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC, AttributeValue::Descriptors(&[&conv]))?;
+            operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W, AttributeValue::Descriptors(&[&filter]))?;
+            operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X, AttributeValue::Descriptors(&[&x]))?;
+            operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y, AttributeValue::Descriptors(&[y]))?;
             operation.finalize()
         };
         if !self.fused {
             return cudnn.plan(&[&convolve(&out)?]);
         }
         let adder = cudnn.descriptor(CUDNN_BACKEND_POINTWISE_DESCRIPTOR)?;
-        adder.set(CUDNN_ATTR_POINTWISE_MODE, Value::PointwiseMode(CUDNN_POINTWISE_ADD))?;
-        adder.set(CUDNN_ATTR_POINTWISE_MATH_PREC, Value::DataType(CUDNN_DATA_FLOAT))?;
+        adder.set(CUDNN_ATTR_POINTWISE_MODE, AttributeValue::PointwiseMode(CUDNN_POINTWISE_ADD))?;
+        adder.set(CUDNN_ATTR_POINTWISE_MATH_PREC, AttributeValue::DataType(CUDNN_DATA_FLOAT))?;
         let adder = adder.finalize()?;
         let add = |left: &Descriptor, right: &Descriptor, sum: &Descriptor| -> Result<Descriptor> {
             let operation = cudnn.descriptor(CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR)?;
-            operation.set(CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, Value::Descriptors(&[&adder]))?;
-            operation.set(CUDNN_ATTR_OPERATION_POINTWISE_XDESC, Value::Descriptors(&[left]))?;
-            operation.set(CUDNN_ATTR_OPERATION_POINTWISE_BDESC, Value::Descriptors(&[right]))?;
-            operation.set(CUDNN_ATTR_OPERATION_POINTWISE_YDESC, Value::Descriptors(&[sum]))?;
+            operation.set(CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, AttributeValue::Descriptors(&[&adder]))?;
+            operation.set(CUDNN_ATTR_OPERATION_POINTWISE_XDESC, AttributeValue::Descriptors(&[left]))?;
+            operation.set(CUDNN_ATTR_OPERATION_POINTWISE_BDESC, AttributeValue::Descriptors(&[right]))?;
+            operation.set(CUDNN_ATTR_OPERATION_POINTWISE_YDESC, AttributeValue::Descriptors(&[sum]))?;
             operation.finalize()
         };
         let product = tensor(PRODUCT, CUDNN_DATA_FLOAT, out_dims, true)?;

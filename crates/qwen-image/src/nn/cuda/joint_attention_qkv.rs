@@ -5,7 +5,7 @@ use candle_core::{DType, Result, Tensor, bail};
 use super::{
     Gpu,
     kernels::{Arg, Grid},
-    view::{self, Region, Rows},
+    view::{self, DeviceRows, Region},
 };
 use crate::nn::QkvPart;
 
@@ -35,10 +35,10 @@ pub fn joint_attention_qkv(parts: &[QkvPart<'_>]) -> Result<[Tensor; 3]> {
 fn norm_and_turn(rows: &Tensor, part: &QkvPart<'_>, dim: usize, head: usize) -> Result<()> {
     let gpu = Gpu::of(rows)?;
     let dtype = rows.dtype();
-    let Some(x) = Rows::view(rows)? else { bail!("a projection into {:?}", rows.layout()) };
-    let (tokens, heads) = (x.count, dim / head);
-    if heads * head != dim || 2 * dim > x.width {
-        bail!("queries and keys of {dim}, in heads of {head}, in rows of {}", x.width);
+    let Some(x) = DeviceRows::view(rows)? else { bail!("a projection into {:?}", rows.layout()) };
+    let (tokens, heads) = (x.count(), dim / head);
+    if heads * head != dim || 2 * dim > x.width() {
+        bail!("queries and keys of {dim}, in heads of {head}, in rows of {}", x.width());
     }
     let (cos, sin) = (part.rotation.cos.contiguous()?, part.rotation.sin.contiguous()?);
     if cos.dims() != [tokens, head / 2] || sin.dims() != cos.dims() {
@@ -50,11 +50,11 @@ fn norm_and_turn(rows: &Tensor, part: &QkvPart<'_>, dim: usize, head: usize) -> 
     let [cos, sin] = [Region::of(&cos)?.holding(DType::F32, angles)?, Region::of(&sin)?.holding(DType::F32, angles)?];
     let wide = dtype == DType::BF16
         && head == 128
-        && x.stride.is_multiple_of(8)
-        && [x.region, norm_q, norm_k, cos, sin].into_iter().all(Region::aligned);
+        && x.stride().is_multiple_of(8)
+        && [x.region(), norm_q, norm_k, cos, sin].into_iter().all(Region::aligned);
     let args = [
-        Arg::Region(x.region),
-        Arg::Long(x.stride as i64),
+        Arg::Region(x.region()),
+        Arg::Long(x.stride() as i64),
         Arg::Region(norm_q),
         Arg::Region(norm_k),
         Arg::Region(cos),

@@ -10,7 +10,7 @@ use candle_core::{
 
 use super::{
     Gpu,
-    view::{Region, Rows},
+    view::{DeviceRows, Region},
 };
 
 /// An argument of a kernel.
@@ -26,8 +26,8 @@ pub enum Arg<'a> {
 
 impl<'a> Arg<'a> {
     /// A kernel's arguments for rows: the memory, and the distance between rows in elements.
-    pub fn rows(rows: Rows<'a>) -> [Self; 2] {
-        [Self::Region(rows.region), Self::Long(rows.stride as i64)]
+    pub fn rows(rows: DeviceRows<'a>) -> [Self; 2] {
+        [Self::Region(rows.region()), Self::Long(rows.stride() as i64)]
     }
 }
 
@@ -57,7 +57,7 @@ const MODULES: [(&str, &str); 7] = [
 
 /// A kernel's names for each number format: the variant with accesses of 16 bytes, and the one with single elements.
 #[derive(Clone, Copy)]
-pub struct Names {
+pub struct KernelNames {
     pub module: &'static str,
     pub bf16: [&'static str; 2],
     pub f32: [&'static str; 2],
@@ -66,7 +66,7 @@ pub struct Names {
 /// The names of a kernel's variants in `kernels/`.
 macro_rules! names {
     ($module:literal, $name:literal) => {
-        $crate::nn::cuda::kernels::Names {
+        $crate::nn::cuda::kernels::KernelNames {
             module: $module,
             bf16: [concat!($name, "_bf16_v"), concat!($name, "_bf16")],
             f32: [concat!($name, "_f32_v"), concat!($name, "_f32")],
@@ -75,7 +75,7 @@ macro_rules! names {
 }
 pub(super) use names;
 
-impl Names {
+impl KernelNames {
     /// The name for a number format; `wide` selects accesses of 16 bytes.
     ///
     /// # Errors

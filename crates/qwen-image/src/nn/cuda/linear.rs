@@ -6,12 +6,12 @@ use super::{
     Gpu,
     kernels::{Arg, Grid},
     matmul::{Epilogue, Operands, Product, Side},
-    view::{self, Region, Rows},
+    view::{self, DeviceRows, Region},
 };
 
 /// A layer's tensors.
 #[derive(Clone, Copy)]
-pub struct Layer<'a> {
+pub struct LinearOperands<'a> {
     /// `(out, in)`.
     pub weight: &'a Tensor,
     /// `(out)`, float32; only with an fp8 weight.
@@ -22,7 +22,7 @@ pub struct Layer<'a> {
 }
 
 /// `x W^T`, then bias and GELU: `x` `(..., in)` -> `(..., out)`.
-pub fn linear(x: &Tensor, layer: Layer<'_>) -> Result<Tensor> {
+pub fn linear(x: &Tensor, layer: LinearOperands<'_>) -> Result<Tensor> {
     let mut dims = x.dims().to_vec();
     if let Some(last) = dims.last_mut() {
         *last = layer.weight.dim(0)?;
@@ -34,7 +34,7 @@ pub fn linear(x: &Tensor, layer: Layer<'_>) -> Result<Tensor> {
 }
 
 /// Like [`linear`], into the rows of `out`, which may be part of a wider tensor.
-pub fn linear_into(x: &Tensor, layer: Layer<'_>, out: &Tensor) -> Result<()> {
+pub fn linear_into(x: &Tensor, layer: LinearOperands<'_>, out: &Tensor) -> Result<()> {
     let (columns, inner) = layer.weight.dims2()?;
     let epilogue = match (layer.bias, layer.gelu) {
         (None, false) => Epilogue::None,
@@ -45,8 +45,8 @@ pub fn linear_into(x: &Tensor, layer: Layer<'_>, out: &Tensor) -> Result<()> {
     let gpu = Gpu::of(x)?;
     let weight = layer.weight.contiguous()?;
     view::with_rows([x], |[x_rows]| {
-        let Some(out_rows) = Rows::view(out)? else { bail!("a product into {:?}", out.layout()) };
-        if x_rows.width != inner || out_rows.width != columns || out_rows.count != x_rows.count {
+        let Some(out_rows) = DeviceRows::view(out)? else { bail!("a product into {:?}", out.layout()) };
+        if x_rows.width() != inner || out_rows.width() != columns || out_rows.count() != x_rows.count() {
             bail!("a layer {:?} from {:?} to {:?}", weight.shape(), x.shape(), out.shape());
         }
         if layer.scales.is_none() && x.dtype() != weight.dtype() {
@@ -54,18 +54,18 @@ pub fn linear_into(x: &Tensor, layer: Layer<'_>, out: &Tensor) -> Result<()> {
         }
         let side = |row: usize| Side { dtype: weight.dtype(), row, batch: 0 };
         let mut product = Product {
-            rows: x_rows.count,
+            rows: x_rows.count(),
             columns,
             inner,
             batches: 1,
-            left: side(x_rows.stride),
+            left: side(x_rows.stride()),
             right: side(inner),
-            out: Side { dtype: out.dtype(), row: out_rows.stride, batch: 0 },
+            out: Side { dtype: out.dtype(), row: out_rows.stride(), batch: 0 },
             transposed: true,
             epilogue,
             scaled: false,
         };
-        let mut operands = Operands::plain(x_rows.region, Region::of(&weight)?, out_rows.region);
+        let mut operands = Operands::plain(x_rows.region(), Region::of(&weight)?, out_rows.region());
         operands.bias = layer.bias.map(Region::of).transpose()?;
         let Some(scales) = layer.scales else { return gpu.multiply(&product, operands) };
         let (small, small_scales) = quantize_rows(x, x_rows)?;
@@ -122,24 +122,24 @@ pub fn quantizable(weight: &Tensor) -> bool {
     weight.dtype() == DType::BF16 && weight.dims2().is_ok_and(super::multiplies_in_fp8)
 }
 
-fn quantize_rows(x: &Tensor, rows: Rows<'_>) -> Result<(Tensor, Tensor)> {
-    if x.dtype() != DType::BF16 || !view::aligned(x.dtype(), &[rows]) || rows.width > 32 * 1024 {
-        bail!("rows of {} {:?} cannot be quantized to 8 bits", rows.width, x.dtype());
+fn quantize_rows(x: &Tensor, rows: DeviceRows<'_>) -> Result<(Tensor, Tensor)> {
+    if x.dtype() != DType::BF16 || !view::aligned(x.dtype(), &[rows]) || rows.width() > 32 * 1024 {
+        bail!("rows of {} {:?} cannot be quantized to 8 bits", rows.width(), x.dtype());
     }
     // SAFETY: the kernel below writes all of both tensors.
     let (out, scales) = unsafe {
         (
-            Tensor::empty((rows.count, rows.width), DType::F8E4M3, x.device())?,
-            Tensor::empty(rows.count, DType::F32, x.device())?,
+            Tensor::empty((rows.count(), rows.width()), DType::F8E4M3, x.device())?,
+            Tensor::empty(rows.count(), DType::F32, x.device())?,
         )
     };
     let [at, stride] = Arg::rows(rows);
     let args =
-        [at, stride, Arg::Region(Region::of(&out)?), Arg::Region(Region::of(&scales)?), Arg::Int(rows.width as i32)];
-    let threads = rows.width.div_ceil(32).next_multiple_of(32);
+        [at, stride, Arg::Region(Region::of(&out)?), Arg::Region(Region::of(&scales)?), Arg::Int(rows.width() as i32)];
+    let threads = rows.width().div_ceil(32).next_multiple_of(32);
     // SAFETY: a block processes one bfloat16 row of `width` elements, with accesses of 16 bytes, for which the
     // alignment was checked above. `out` has as many elements, at addresses that allow accesses of 8 bytes, and
     // `scales` has one element per row.
-    unsafe { Gpu::of(x)?.launch("fp8", "quantize_rows_bf16", Grid::rows(rows.count, threads), &args)? };
+    unsafe { Gpu::of(x)?.launch("fp8", "quantize_rows_bf16", Grid::rows(rows.count(), threads), &args)? };
     Ok((out, scales))
 }

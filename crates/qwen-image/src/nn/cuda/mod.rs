@@ -46,12 +46,12 @@ pub use self::{
     conv::Conv,
     dequantize::{check_fp8, dequantize, dequantize_to_fp8, multiplies_in_fp8, widen_fp8},
     joint_attention_qkv::joint_attention_qkv,
-    linear::{Layer, linear, linear_into, quantizable, quantize},
+    linear::{LinearOperands, linear, linear_into, quantizable, quantize},
     norm::{gated_add, gated_norm, layer_norm_modulate, rms_norm, rms_normalize},
     open::{card_memory, count, describe, free_unused, open, peak_memory, reset_peak_memory},
     pointwise::{rotate_half, swiglu, upsample_nearest_2x},
-    transfer::{CopyStream, HostBytes},
-    upload::{Uploader, takes as uploads},
+    transfer::{CudaCopyStream, HostBytes},
+    upload::{CudaUploader, takes as uploads},
 };
 
 /// Whether the kernels of this module support a tensor.

@@ -4,13 +4,13 @@ use candle_core::{DType, Result, Tensor, bail};
 
 use super::{
     Gpu,
-    kernels::{Arg, Grid, Names, names},
+    kernels::{Arg, Grid, KernelNames, names},
     view::{self, Region},
 };
 
-const SWIGLU: Names = names!("pointwise", "swiglu");
-const ADD_BIAS: Names = names!("pointwise", "add_bias");
-const UPSAMPLE: Names = names!("pointwise", "upsample");
+const SWIGLU: KernelNames = names!("pointwise", "swiglu");
+const ADD_BIAS: KernelNames = names!("pointwise", "add_bias");
+const UPSAMPLE: KernelNames = names!("pointwise", "upsample");
 const THREADS: usize = 256;
 
 /// `silu(gate) * up`, both of the same shape.
@@ -20,8 +20,8 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     let out = unsafe { view::fresh(gate.shape(), gate)? };
     let out_region = Region::of(&out)?;
     view::with_rows([gate, up], |[gate_rows, up_rows]| {
-        let (dtype, count, width) = (gate.dtype(), gate_rows.count, gate_rows.width);
-        if (count, width) != (up_rows.count, up_rows.width) {
+        let (dtype, count, width) = (gate.dtype(), gate_rows.count(), gate_rows.width());
+        if (count, width) != (up_rows.count(), up_rows.width()) {
             bail!("a gate {:?} for {:?}", gate.shape(), up.shape());
         }
         let wide = view::aligned(dtype, &[gate_rows, up_rows]) && out_region.aligned();

@@ -106,12 +106,12 @@ impl Drop for HostBytes {
 
 /// The stream for transfers, separate from that of the computation.
 #[derive(Debug)]
-pub struct CopyStream {
+pub struct CudaCopyStream {
     copies: Arc<CudaStream>,
     computation: Arc<CudaStream>,
 }
 
-impl CopyStream {
+impl CudaCopyStream {
     pub fn new(device: &Device) -> Result<Self> {
         let computation = device.as_cuda_device()?.cuda_stream();
         let context: &Arc<CudaContext> = computation.context();

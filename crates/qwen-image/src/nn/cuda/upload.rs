@@ -29,17 +29,17 @@ const PIECE: usize = 8 << 20;
 const AHEAD: usize = 1536 << 20;
 
 #[derive(Debug)]
-pub struct Uploader {
-    shared: Arc<Shared>,
+pub struct CudaUploader {
+    shared: Arc<UploadShared>,
     threads: Vec<JoinHandle<()>>,
     computation: Arc<CudaStream>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct UploadShared {
     device: Device,
     sources: Vec<Source>,
-    state: Mutex<State>,
+    state: Mutex<UploadState>,
     /// Notified when there may be work for a thread.
     work: Condvar,
     /// Notified when a tensor is complete, or when uploading has failed.
@@ -47,18 +47,18 @@ struct Shared {
 }
 
 #[derive(Debug)]
-struct State {
+struct UploadState {
     /// Sources that have not been started.
     waiting: VecDeque<usize>,
-    pieces: VecDeque<Piece>,
-    items: Vec<Item>,
+    pieces: VecDeque<UploadPiece>,
+    items: Vec<TensorUpload>,
     ahead: usize,
     failed: Option<String>,
     stopping: bool,
 }
 
 #[derive(Debug)]
-enum Item {
+enum TensorUpload {
     Waiting,
     Coming {
         tensor: Tensor,
@@ -71,25 +71,25 @@ enum Item {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Piece {
+struct UploadPiece {
     source: usize,
     offset: usize,
     len: usize,
 }
 
-impl Uploader {
+impl CudaUploader {
     /// Starts with `sources`, in the expected order of requests.
     pub fn start(sources: Vec<Source>, device: &Device) -> Result<Self> {
         let computation = device.as_cuda_device()?.cuda_stream();
-        let state = State {
+        let state = UploadState {
             waiting: (0..sources.len()).collect(),
             pieces: VecDeque::new(),
-            items: sources.iter().map(|_| Item::Waiting).collect(),
+            items: sources.iter().map(|_| TensorUpload::Waiting).collect(),
             ahead: 0,
             failed: None,
             stopping: false,
         };
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(UploadShared {
             device: device.clone(),
             sources,
             state: Mutex::new(state),
@@ -111,7 +111,7 @@ impl Uploader {
     /// If a file could not be read, or the device failed.
     pub fn take(&self, source: usize) -> Result<Tensor> {
         let mut state = self.shared.lock();
-        if matches!(state.items[source], Item::Waiting) {
+        if matches!(state.items[source], TensorUpload::Waiting) {
             state.waiting.retain(|&waiting| waiting != source);
             self.shared.begin(&mut state, source)?;
             self.shared.work.notify_all();
@@ -121,13 +121,15 @@ impl Uploader {
                 bail!("{reason}");
             }
             match &state.items[source] {
-                Item::Coming { left: 0, .. } => break,
-                Item::Gone => bail!("a tensor that was taken before"),
-                Item::Coming { .. } | Item::Waiting => {}
+                TensorUpload::Coming { left: 0, .. } => break,
+                TensorUpload::Gone => bail!("a tensor that was taken before"),
+                TensorUpload::Coming { .. } | TensorUpload::Waiting => {}
             }
             state = self.shared.came.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        let Item::Coming { tensor, copied, .. } = std::mem::replace(&mut state.items[source], Item::Gone) else {
+        let TensorUpload::Coming { tensor, copied, .. } =
+            std::mem::replace(&mut state.items[source], TensorUpload::Gone)
+        else {
             bail!("a tensor that was lost")
         };
         state.ahead -= self.shared.sources[source].bytes();
@@ -140,19 +142,19 @@ impl Uploader {
     /// Marks a source that will not be requested.
     pub fn skip(&self, source: usize) -> Result<()> {
         let mut state = self.shared.lock();
-        if matches!(state.items[source], Item::Waiting) {
+        if matches!(state.items[source], TensorUpload::Waiting) {
             state.waiting.retain(|&waiting| waiting != source);
-            state.items[source] = Item::Gone;
+            state.items[source] = TensorUpload::Gone;
             return Ok(());
         }
-        let taken = matches!(state.items[source], Item::Gone);
+        let taken = matches!(state.items[source], TensorUpload::Gone);
         drop(state);
         // An upload in progress must finish before its memory is freed.
         if taken { Ok(()) } else { self.take(source).map(drop) }
     }
 }
 
-impl Drop for Uploader {
+impl Drop for CudaUploader {
     fn drop(&mut self) {
         self.shared.lock().stopping = true;
         self.shared.work.notify_all();
@@ -165,12 +167,12 @@ impl Drop for Uploader {
         // copies.
         let mut state = self.shared.lock();
         for item in &mut state.items {
-            if let Item::Coming { copied, .. } = item
+            if let TensorUpload::Coming { copied, .. } = item
                 && let Err(error) = copied.iter().try_for_each(|event| self.computation.wait(event))
             {
                 tracing::warn!(?error, "the device does not respond");
             }
-            *item = Item::Gone;
+            *item = TensorUpload::Gone;
         }
     }
 }
@@ -184,8 +186,8 @@ struct Staging {
     stream: Arc<CudaStream>,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl UploadShared {
+    fn lock(&self) -> MutexGuard<'_, UploadState> {
         // A poisoned lock can be used: a thread that panics under it has not marked unfinished work as done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -212,7 +214,7 @@ impl Shared {
         while let Some((piece, address, allocated)) = self.next_piece()? {
             let sent = self.send(&mut staging, piece, address, &allocated)?;
             let mut state = self.lock();
-            if let Item::Coming { left, copied, .. } = &mut state.items[piece.source] {
+            if let TensorUpload::Coming { left, copied, .. } = &mut state.items[piece.source] {
                 *left -= 1;
                 copied.push(sent);
                 if *left == 0 {
@@ -224,14 +226,14 @@ impl Shared {
     }
 
     /// The next piece and its destination; none if there are no more.
-    fn next_piece(&self) -> Result<Option<(Piece, u64, Arc<CudaEvent>)>> {
+    fn next_piece(&self) -> Result<Option<(UploadPiece, u64, Arc<CudaEvent>)>> {
         let mut state = self.lock();
         loop {
             if state.stopping {
                 return Ok(None);
             }
             if let Some(piece) = state.pieces.pop_front() {
-                if let Item::Coming { tensor, allocated, .. } = &state.items[piece.source] {
+                if let TensorUpload::Coming { tensor, allocated, .. } = &state.items[piece.source] {
                     let address = Region::of(tensor)?.address() + piece.offset as u64;
                     return Ok(Some((piece, address, allocated.clone())));
                 }
@@ -249,7 +251,7 @@ impl Shared {
     }
 
     /// Allocates a tensor and divides it into pieces.
-    fn begin(&self, state: &mut State, source: usize) -> Result<()> {
+    fn begin(&self, state: &mut UploadState, source: usize) -> Result<()> {
         let Source { shape, dtype, .. } = &self.sources[source];
         // SAFETY: `take` returns it only after all of its pieces were sent, and lets the computation wait for them.
         // Otherwise it is dropped unread.
@@ -257,16 +259,23 @@ impl Shared {
         let stream = self.device.as_cuda_device()?.cuda_stream();
         let allocated = Arc::new(stream.record_event(None).w()?);
         let bytes = self.sources[source].bytes();
-        let pieces = (0..bytes).step_by(PIECE).map(|offset| Piece { source, offset, len: PIECE.min(bytes - offset) });
+        let pieces =
+            (0..bytes).step_by(PIECE).map(|offset| UploadPiece { source, offset, len: PIECE.min(bytes - offset) });
         let left = pieces.len();
         state.pieces.extend(pieces);
         state.ahead += bytes;
-        state.items[source] = Item::Coming { tensor, allocated, left, copied: Vec::new() };
+        state.items[source] = TensorUpload::Coming { tensor, allocated, left, copied: Vec::new() };
         Ok(())
     }
 
     /// Reads a piece and queues its copy; returns the event after the copy.
-    fn send(&self, staging: &mut Staging, piece: Piece, address: u64, allocated: &CudaEvent) -> Result<CudaEvent> {
+    fn send(
+        &self,
+        staging: &mut Staging,
+        piece: UploadPiece,
+        address: u64,
+        allocated: &CudaEvent,
+    ) -> Result<CudaEvent> {
         let Source { file, path, offset, .. } = &self.sources[piece.source];
         let turn = staging.next;
         staging.next = 1 - turn;

@@ -100,19 +100,37 @@ pub unsafe fn fresh(shape: impl Into<Shape>, like: &Tensor) -> Result<Tensor> {
 
 /// A tensor as rows of its last dimension, each inside the region. Only this module creates them.
 #[derive(Clone, Copy)]
-pub struct Rows<'a> {
-    pub region: Region<'a>,
-    pub count: usize,
-    pub width: usize,
-    /// The distance between rows, in elements.
-    pub stride: usize,
+pub struct DeviceRows<'a> {
+    region: Region<'a>,
+    count: usize,
+    width: usize,
+    stride: usize,
 }
 
-impl<'a> Rows<'a> {
+impl<'a> DeviceRows<'a> {
     /// None if the rows are not at equal distances, or not contiguous.
     pub fn view(x: &'a Tensor) -> Result<Option<Self>> {
         let Some((count, width, stride)) = even_rows(x.layout()) else { return Ok(None) };
         Ok(Some(Self { region: Region::of(x)?, count, width, stride }))
+    }
+
+    pub fn region(&self) -> Region<'a> {
+        self.region
+    }
+
+    /// The number of rows.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Elements of a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The distance between rows, in elements.
+    pub fn stride(&self) -> usize {
+        self.stride
     }
 
     /// The stride of a factor that has a row for each of `rows`, or one row for all (stride 0).
@@ -131,7 +149,10 @@ impl<'a> Rows<'a> {
 }
 
 /// Calls `run` with the rows of tensors of the same number format. A tensor without evenly spaced rows is copied first.
-pub fn with_rows<const N: usize, R>(tensors: [&Tensor; N], run: impl FnOnce([Rows<'_>; N]) -> Result<R>) -> Result<R> {
+pub fn with_rows<const N: usize, R>(
+    tensors: [&Tensor; N],
+    run: impl FnOnce([DeviceRows<'_>; N]) -> Result<R>,
+) -> Result<R> {
     let mut copies = [const { None }; N];
     for (copy, tensor) in copies.iter_mut().zip(tensors) {
         if even_rows(tensor.layout()).is_none() {
@@ -139,7 +160,7 @@ pub fn with_rows<const N: usize, R>(tensors: [&Tensor; N], run: impl FnOnce([Row
         }
     }
     let even: [&Tensor; N] = std::array::from_fn(|index| copies[index].as_ref().unwrap_or(tensors[index]));
-    let rows_of = |tensor| match Rows::view(tensor)? {
+    let rows_of = |tensor| match DeviceRows::view(tensor)? {
         Some(rows) => Ok(rows),
         None => bail!("{:?} has no rows", tensor.shape()),
     };
@@ -180,7 +201,7 @@ pub fn lanes(dtype: DType) -> usize {
 }
 
 /// Whether all of these rows can be read with accesses of 16 bytes.
-pub fn aligned(dtype: DType, rows: &[Rows<'_>]) -> bool {
+pub fn aligned(dtype: DType, rows: &[DeviceRows<'_>]) -> bool {
     let lanes = lanes(dtype);
     rows.iter()
         .all(|rows| rows.region.aligned() && rows.width.is_multiple_of(lanes) && rows.stride.is_multiple_of(lanes))

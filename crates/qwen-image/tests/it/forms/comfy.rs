@@ -12,8 +12,8 @@ use super::files::{
 };
 use crate::parity::bars::{golden, relative_error};
 
-/// The relative error of a prediction with e4m3 weights. Each weight is off by up to 1/16 of its size, 1/40 on average, and
-/// the golden checkpoint's weights are scaled so that every path matters, which multiplies errors by 4 to 5.
+/// The relative error of a prediction with e4m3 weights. Each weight is off by up to 1/16 of its size, 1/40 on average,
+/// and the golden checkpoint's weights are scaled so that every path matters, which multiplies errors by 4 to 5.
 const FP8: std::ops::Range<f64> = 1e-2..0.18;
 /// The same for e5m2, with one bit less.
 const E5M2: std::ops::Range<f64> = 2e-2..0.36;

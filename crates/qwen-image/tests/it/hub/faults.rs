@@ -207,7 +207,10 @@ fn a_refusal_says_what_to_do_and_is_not_repeated() {
         let error = fixture.pull().unwrap_err();
         assert!(matches!(error, HubError::Unauthorized { .. }), "{error:?}");
         let text = error.to_string();
-        assert!(text.contains("HF_TOKEN") && text.contains("license") && text.contains(&status.to_string()), "{text}");
+        assert!(
+            text.contains("`HubConfig::token`") && text.contains("license") && text.contains(&status.to_string()),
+            "{text}"
+        );
         assert_eq!(text.contains("restricted"), status == 403);
         assert_eq!(fixture.hub.log().len(), 1);
         assert_eq!(kind(&error), "model_not_found");
@@ -266,7 +269,7 @@ fn an_endpoint_that_is_no_address_is_a_mistake_of_the_configuration() {
         let (result, events) = fixture.pull_revision("main");
         let error = result.unwrap_err();
         assert!(matches!(error, HubError::Endpoint { .. }), "{error:?}");
-        for said in [endpoint, "not an http or https address", "HF_ENDPOINT", "hub.endpoint"] {
+        for said in [endpoint, "not an http or https address", "`HubConfig::endpoint`"] {
             assert!(error.to_string().contains(said), "{error}");
         }
         assert_eq!(kind(&error), "invalid_request");

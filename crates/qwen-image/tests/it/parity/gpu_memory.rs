@@ -11,7 +11,7 @@ use qwen_image::{
     hub::{HubConfig, ModelRef},
     models::{Component, LoadContext, Weights},
     nn,
-    pipeline::{ComponentPlacement, LoadOptions, Placement, QwenImageLayeredPipeline},
+    pipeline::{ComponentPlacement, DeviceMap, LoadOptions, QwenImageLayeredPipeline},
 };
 
 use super::bars::golden;
@@ -50,12 +50,12 @@ fn uploaded_tensors_are_those_of_the_files() {
 #[test]
 fn a_gpu_gives_the_same_bytes_wherever_the_weights_wait() {
     let Some(gpu) = gpu() else { return };
-    let turns = Placement {
+    let turns = DeviceMap {
         text_encoder: ComponentPlacement::IN_TURN,
         transformer: ComponentPlacement::IN_TURN,
         vae: ComponentPlacement::IN_TURN,
     };
-    let streamed = |resident| Placement {
+    let streamed = |resident| DeviceMap {
         text_encoder: ComponentPlacement::streamed(resident),
         transformer: ComponentPlacement::streamed(resident),
         ..turns
@@ -68,8 +68,8 @@ fn a_gpu_gives_the_same_bytes_wherever_the_weights_wait() {
         let made = pipeline.run(&picture, &params, 7, &mut Callbacks::default()).unwrap();
         made.images.into_iter().map(|image| image.into_raw()).collect::<Vec<_>>()
     };
-    let kept = run(Placement::KEPT);
-    for placement in [Placement::KEPT, turns, streamed(0), streamed(1)] {
+    let kept = run(DeviceMap::KEPT);
+    for placement in [DeviceMap::KEPT, turns, streamed(0), streamed(1)] {
         assert!(run(placement) == kept, "{placement:?}");
     }
 }

@@ -10,7 +10,7 @@ use qwen_image::{
         BlockPlacement, LoadContext, ModelError, OffloadGroups, Offloadable, check, text_encoder::TextEncoder,
         transformer::*, vae::*,
     },
-    pipeline::{ComponentPlacement, LoadOptions, Placement, QwenImageEditPlusPipeline, QwenImageLayeredPipeline},
+    pipeline::{ComponentPlacement, DeviceMap, LoadOptions, QwenImageEditPlusPipeline, QwenImageLayeredPipeline},
 };
 
 use super::bars::{golden, tensors, zero_cond_checkpoint};
@@ -23,13 +23,13 @@ fn bits(tensor: &Tensor) -> Vec<u32> {
     tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
 }
 
-fn placements() -> Vec<Placement> {
-    let turns = Placement {
+fn placements() -> Vec<DeviceMap> {
+    let turns = DeviceMap {
         text_encoder: ComponentPlacement::IN_TURN,
         transformer: ComponentPlacement::IN_TURN,
         vae: ComponentPlacement::IN_TURN,
     };
-    let streamed = |resident: usize| Placement {
+    let streamed = |resident: usize| DeviceMap {
         text_encoder: ComponentPlacement::streamed(resident),
         transformer: ComponentPlacement::streamed(resident),
         ..turns
@@ -39,7 +39,7 @@ fn placements() -> Vec<Placement> {
 
 #[test]
 fn decompose_gives_the_same_bits_wherever_its_parts_are() {
-    let run = |placement: Placement| {
+    let run = |placement: DeviceMap| {
         let loading = LoadContext::new(&Device::Cpu, DType::F32);
         let options = LoadOptions { placement, ..LoadOptions::new(loading) };
         let pipeline = QwenImageLayeredPipeline::load_with(&golden("checkpoints/layered"), options).unwrap();
@@ -58,7 +58,7 @@ fn decompose_gives_the_same_bits_wherever_its_parts_are() {
         }
         latents
     };
-    let kept = run(Placement::KEPT);
+    let kept = run(DeviceMap::KEPT);
     assert_eq!(kept.len(), 3);
     for placement in placements() {
         assert!(run(placement) == kept, "{placement:?}");
@@ -68,7 +68,7 @@ fn decompose_gives_the_same_bits_wherever_its_parts_are() {
 #[test]
 fn edit_gives_the_same_bits_wherever_its_parts_are() {
     let folder = zero_cond_checkpoint();
-    let run = |placement: Placement| {
+    let run = |placement: DeviceMap| {
         let loading = LoadContext::new(&Device::Cpu, DType::F32);
         let options = LoadOptions { placement, ..LoadOptions::new(loading) };
         let pipeline = QwenImageEditPlusPipeline::load_with(folder.path(), options).unwrap();
@@ -77,7 +77,7 @@ fn edit_gives_the_same_bits_wherever_its_parts_are() {
         let made = pipeline.run(inputs, "Make it blue.", &options, 7, &mut Callbacks::default()).unwrap();
         made.image.into_raw()
     };
-    let kept = run(Placement::KEPT);
+    let kept = run(DeviceMap::KEPT);
     for placement in placements() {
         assert!(run(placement) == kept, "{placement:?}");
     }

@@ -5,7 +5,7 @@ use candle_core::{DType, Result, Tensor, bail};
 use super::{
     super::{
         cudnn::{
-            Cudnn, ExecutionPlan, TensorSpec, Value,
+            AttributeValue, Cudnn, ExecutionPlan, TensorSpec,
             sys::{
                 AttributeName::*,
                 DataType::{self, CUDNN_DATA_BFLOAT16, CUDNN_DATA_FLOAT},
@@ -170,11 +170,11 @@ impl FusedShape {
             (CUDNN_ATTR_OPERATION_SDPA_FWD_SCALEDESC, tensor(SCALE, CUDNN_DATA_FLOAT, [1; 4], [1; 4])?),
         ];
         for (name, tensor) in &tensors {
-            operation.set(*name, Value::Descriptors(&[tensor]))?;
+            operation.set(*name, AttributeValue::Descriptors(&[tensor]))?;
         }
         if self.with_sums {
             let sums = tensor(SUMS, CUDNN_DATA_FLOAT, [1, q[0], q[1], 1], [q[0] * q[1], q[1], 1, 1])?;
-            operation.set(CUDNN_ATTR_OPERATION_SDPA_FWD_STATSDESC, Value::Descriptors(&[&sums]))?;
+            operation.set(CUDNN_ATTR_OPERATION_SDPA_FWD_STATSDESC, AttributeValue::Descriptors(&[&sums]))?;
         }
         cudnn.plan(&[&operation.finalize()?])
     }

@@ -8,10 +8,9 @@ use std::{ffi::c_void, ptr, sync::Arc};
 use candle_core::{Result, cuda::cudarc::driver::CudaStream};
 
 use self::sys::{
-    Api,
     AttributeName::{self, *},
     AttributeType::{self, *},
-    BackendDescriptor, ConvolutionMode, CudnnHandle, DataType,
+    BackendDescriptor, ConvolutionMode, CudnnFunctions, CudnnHandle, DataType,
     DescriptorType::{self, *},
     HeurMode::{self, *},
     PointwiseMode,
@@ -19,7 +18,7 @@ use self::sys::{
 
 /// A value of an attribute.
 #[derive(Debug, Clone, Copy)]
-pub enum Value<'a> {
+pub enum AttributeValue<'a> {
     Handle(&'a Cudnn),
     DataType(DataType),
     Boolean(bool),
@@ -36,7 +35,7 @@ pub enum Value<'a> {
 #[derive(Debug)]
 pub struct Descriptor {
     raw: BackendDescriptor,
-    api: &'static Api,
+    api: &'static CudnnFunctions,
 }
 
 impl Drop for Descriptor {
@@ -47,7 +46,7 @@ impl Drop for Descriptor {
 }
 
 impl Descriptor {
-    pub fn set(&self, name: AttributeName, value: Value<'_>) -> Result<()> {
+    pub fn set(&self, name: AttributeName, value: AttributeValue<'_>) -> Result<()> {
         let raw = |kind: AttributeType, count: usize, data: *const c_void| {
             // SAFETY: `raw` lives as long as its owner. All calls below pass a `data` that points to `count` values of
             // the type `kind`, which live until this returns. The library copies them, and refuses values that do not
@@ -56,16 +55,16 @@ impl Descriptor {
             self.api.check(status, format_args!("{name:?}"))
         };
         match value {
-            Value::Handle(cudnn) => raw(CUDNN_TYPE_HANDLE, 1, ptr::from_ref(&cudnn.handle).cast()),
-            Value::DataType(value) => raw(CUDNN_TYPE_DATA_TYPE, 1, ptr::from_ref(&value).cast()),
-            Value::Boolean(value) => raw(CUDNN_TYPE_BOOLEAN, 1, ptr::from_ref(&value).cast()),
-            Value::Int64(values) => raw(CUDNN_TYPE_INT64, values.len(), values.as_ptr().cast()),
-            Value::Float(value) => raw(CUDNN_TYPE_FLOAT, 1, ptr::from_ref(&value).cast()),
-            Value::Addresses(values) => raw(CUDNN_TYPE_VOID_PTR, values.len(), values.as_ptr().cast()),
-            Value::ConvolutionMode(value) => raw(CUDNN_TYPE_CONVOLUTION_MODE, 1, ptr::from_ref(&value).cast()),
-            Value::HeurMode(value) => raw(CUDNN_TYPE_HEUR_MODE, 1, ptr::from_ref(&value).cast()),
-            Value::PointwiseMode(value) => raw(CUDNN_TYPE_POINTWISE_MODE, 1, ptr::from_ref(&value).cast()),
-            Value::Descriptors(values) => {
+            AttributeValue::Handle(cudnn) => raw(CUDNN_TYPE_HANDLE, 1, ptr::from_ref(&cudnn.handle).cast()),
+            AttributeValue::DataType(value) => raw(CUDNN_TYPE_DATA_TYPE, 1, ptr::from_ref(&value).cast()),
+            AttributeValue::Boolean(value) => raw(CUDNN_TYPE_BOOLEAN, 1, ptr::from_ref(&value).cast()),
+            AttributeValue::Int64(values) => raw(CUDNN_TYPE_INT64, values.len(), values.as_ptr().cast()),
+            AttributeValue::Float(value) => raw(CUDNN_TYPE_FLOAT, 1, ptr::from_ref(&value).cast()),
+            AttributeValue::Addresses(values) => raw(CUDNN_TYPE_VOID_PTR, values.len(), values.as_ptr().cast()),
+            AttributeValue::ConvolutionMode(value) => raw(CUDNN_TYPE_CONVOLUTION_MODE, 1, ptr::from_ref(&value).cast()),
+            AttributeValue::HeurMode(value) => raw(CUDNN_TYPE_HEUR_MODE, 1, ptr::from_ref(&value).cast()),
+            AttributeValue::PointwiseMode(value) => raw(CUDNN_TYPE_POINTWISE_MODE, 1, ptr::from_ref(&value).cast()),
+            AttributeValue::Descriptors(values) => {
                 let values: Vec<BackendDescriptor> = values.iter().map(|value| value.raw).collect();
                 raw(CUDNN_TYPE_BACKEND_DESCRIPTOR, values.len(), values.as_ptr().cast())
             }
@@ -83,7 +82,7 @@ impl Descriptor {
 /// The library, with a handle for one stream.
 #[derive(Debug)]
 pub struct Cudnn {
-    api: &'static Api,
+    api: &'static CudnnFunctions,
     handle: CudnnHandle,
     /// Keeps the handle's stream alive.
     _stream: Arc<CudaStream>,
@@ -126,7 +125,7 @@ const MOST_CONFIGS: usize = 8;
 
 impl Cudnn {
     pub fn open(stream: &Arc<CudaStream>) -> Option<Self> {
-        let api = Api::get()?;
+        let api = CudnnFunctions::get()?;
         let mut handle = ptr::null_mut();
         // SAFETY: the library writes the handle.
         let status = unsafe { (api.create)(&mut handle) };
@@ -155,16 +154,16 @@ impl Cudnn {
 
     pub fn tensor(&self, spec: TensorSpec<'_>) -> Result<Descriptor> {
         let tensor = self.descriptor(CUDNN_BACKEND_TENSOR_DESCRIPTOR)?;
-        tensor.set(CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, Value::Int64(&[ALIGNMENT]))?;
-        tensor.set(CUDNN_ATTR_TENSOR_DATA_TYPE, Value::DataType(spec.dtype))?;
-        tensor.set(CUDNN_ATTR_TENSOR_DIMENSIONS, Value::Int64(spec.dims))?;
-        tensor.set(CUDNN_ATTR_TENSOR_STRIDES, Value::Int64(spec.strides))?;
-        tensor.set(CUDNN_ATTR_TENSOR_UNIQUE_ID, Value::Int64(&[spec.id]))?;
+        tensor.set(CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, AttributeValue::Int64(&[ALIGNMENT]))?;
+        tensor.set(CUDNN_ATTR_TENSOR_DATA_TYPE, AttributeValue::DataType(spec.dtype))?;
+        tensor.set(CUDNN_ATTR_TENSOR_DIMENSIONS, AttributeValue::Int64(spec.dims))?;
+        tensor.set(CUDNN_ATTR_TENSOR_STRIDES, AttributeValue::Int64(spec.strides))?;
+        tensor.set(CUDNN_ATTR_TENSOR_UNIQUE_ID, AttributeValue::Int64(&[spec.id]))?;
         if spec.is_virtual {
-            tensor.set(CUDNN_ATTR_TENSOR_IS_VIRTUAL, Value::Boolean(true))?;
+            tensor.set(CUDNN_ATTR_TENSOR_IS_VIRTUAL, AttributeValue::Boolean(true))?;
         }
         if spec.by_value {
-            tensor.set(CUDNN_ATTR_TENSOR_IS_BY_VALUE, Value::Boolean(true))?;
+            tensor.set(CUDNN_ATTR_TENSOR_IS_BY_VALUE, AttributeValue::Boolean(true))?;
         }
         tensor.finalize()
     }
@@ -172,14 +171,14 @@ impl Cudnn {
     /// The first plan that the library's heuristics propose for these operations and that can be built.
     pub fn plan(&self, operations: &[&Descriptor]) -> Result<ExecutionPlan> {
         let graph = self.descriptor(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR)?;
-        graph.set(CUDNN_ATTR_OPERATIONGRAPH_HANDLE, Value::Handle(self))?;
-        graph.set(CUDNN_ATTR_OPERATIONGRAPH_OPS, Value::Descriptors(operations))?;
+        graph.set(CUDNN_ATTR_OPERATIONGRAPH_HANDLE, AttributeValue::Handle(self))?;
+        graph.set(CUDNN_ATTR_OPERATIONGRAPH_OPS, AttributeValue::Descriptors(operations))?;
         let graph = graph.finalize()?;
         let mut last = None;
         for mode in [CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK] {
             let heuristics = self.descriptor(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR)?;
-            heuristics.set(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, Value::Descriptors(&[&graph]))?;
-            heuristics.set(CUDNN_ATTR_ENGINEHEUR_MODE, Value::HeurMode(mode))?;
+            heuristics.set(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, AttributeValue::Descriptors(&[&graph]))?;
+            heuristics.set(CUDNN_ATTR_ENGINEHEUR_MODE, AttributeValue::HeurMode(mode))?;
             let heuristics = match heuristics.finalize() {
                 Ok(heuristics) => heuristics,
                 Err(error) => {
@@ -220,8 +219,8 @@ impl Cudnn {
 
     fn plan_of(&self, config: &Descriptor) -> Result<ExecutionPlan> {
         let plan = self.descriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)?;
-        plan.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, Value::Handle(self))?;
-        plan.set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, Value::Descriptors(&[config]))?;
+        plan.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, AttributeValue::Handle(self))?;
+        plan.set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, AttributeValue::Descriptors(&[config]))?;
         let plan = plan.finalize()?;
         let (mut workspace, mut count) = (0_i64, 0);
         // SAFETY: the library writes one 64-bit number, and the count of numbers written.
@@ -251,9 +250,9 @@ impl Cudnn {
     /// - `workspace` is the address of `plan.workspace` bytes on the device that are used only by work on this stream.
     pub unsafe fn execute(&self, plan: &ExecutionPlan, ids: &[i64], addresses: &[u64], workspace: u64) -> Result<()> {
         let pack = self.descriptor(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR)?;
-        pack.set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, Value::Int64(ids))?;
-        pack.set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, Value::Addresses(addresses))?;
-        pack.set(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, Value::Addresses(&[workspace]))?;
+        pack.set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, AttributeValue::Int64(ids))?;
+        pack.set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, AttributeValue::Addresses(addresses))?;
+        pack.set(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, AttributeValue::Addresses(&[workspace]))?;
         let pack = pack.finalize()?;
         // SAFETY: the handle and the descriptors live as long as their owners. The caller guarantees that the memory is
         // as the plan reads and writes it.

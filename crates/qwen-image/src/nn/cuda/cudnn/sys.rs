@@ -137,7 +137,7 @@ pub enum PointwiseMode {
 const OLDEST: usize = 91_300;
 
 /// The functions, with the library that contains them.
-pub struct Api {
+pub struct CudnnFunctions {
     pub create: unsafe extern "C" fn(*mut CudnnHandle) -> CudnnStatus,
     pub destroy: unsafe extern "C" fn(CudnnHandle) -> CudnnStatus,
     pub set_stream: unsafe extern "C" fn(CudnnHandle, *mut c_void) -> CudnnStatus,
@@ -160,10 +160,10 @@ pub struct Api {
     _library: Library,
 }
 
-impl Api {
+impl CudnnFunctions {
     /// The library, opened once per process; none if it is missing or too old.
     pub fn get() -> Option<&'static Self> {
-        static API: OnceLock<Option<Api>> = OnceLock::new();
+        static API: OnceLock<Option<CudnnFunctions>> = OnceLock::new();
         API.get_or_init(|| ["libcudnn.so.9", "libcudnn.so"].iter().find_map(|name| Self::load(name))).as_ref()
     }
 
@@ -204,7 +204,7 @@ impl Api {
     }
 }
 
-impl std::fmt::Debug for Api {
+impl std::fmt::Debug for CudnnFunctions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "cuDNN {}", self.version)
     }

@@ -7,7 +7,7 @@ use super::{JobError, JobRequest, Task, request::read_message, start_time::time_
 
 /// What a client's message may have beside the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct BesideRequest {
+pub struct MessageOptions {
     /// The job may not start before this time.
     pub not_before: Option<Timestamp>,
     /// The job may take the result of an equal job.
@@ -17,7 +17,7 @@ pub struct BesideRequest {
 impl JobRequest {
     /// Like [`JobRequest::from_json`], for a message of another client, which may also have what is not part of the
     /// request.
-    pub fn from_message(bytes: &[u8]) -> Result<(Self, BesideRequest), JobError> {
+    pub fn from_message(bytes: &[u8]) -> Result<(Self, MessageOptions), JobError> {
         let mut message = read_message(bytes)?;
         let mut field = |name| message.as_object_mut().and_then(|fields| fields.remove(name));
         let (not_before, reuse) = (field("not_before"), field("reuse"));
@@ -31,7 +31,7 @@ impl JobRequest {
         if reuse {
             request.check_reuse()?;
         }
-        Ok((request, BesideRequest { not_before, reuse }))
+        Ok((request, MessageOptions { not_before, reuse }))
     }
 
     /// Whether the job may take the result of an equal one, which a seed of its own makes impossible.

@@ -326,13 +326,13 @@ fn an_earlier_name_of_a_setting_still_works() {
 #[test]
 fn both_names_of_a_setting_in_one_place_are_refused() {
     let both = "[worker]\ndatabase_patience_seconds = 7.0\ndatabase_retry_seconds = 9.0\n";
-    let error = with_file(both, home(), None).unwrap_err().to_string();
+    let error = with_file(both, home(), None).unwrap_err();
     let wanted = "both `worker.database_patience_seconds` and `worker.database_retry_seconds` are set";
     assert!(error.contains(wanted), "{error}");
 
     let (old, new) = ("ACETATE__WORKER__DATABASE_PATIENCE_SECONDS", "ACETATE__WORKER__DATABASE_RETRY_SECONDS");
     let variables = Environment::from_pairs([("HOME", "/me"), (old, "8"), (new, "9")]);
-    let error = with_file("", variables, None).unwrap_err().to_string();
+    let error = with_file("", variables, None).unwrap_err();
     assert!(error.contains(&format!("{old}: {new} is set, too")), "{error}");
 
     // A later place overrides an earlier one, whatever name it uses.

@@ -2,8 +2,8 @@
 //!
 //! In queries by id, conditions on the state are written as `state || '' = ...`, so that the planner cannot use the
 //! indexes of queued and running rows. It assumes that these are small until they are analyzed again, and would read a
-//! whole index to find a single row. For the same reason, queries for the messages of a job say `topic || '' = 'dispatch'`,
-//! and so use `outbox_by_job`.
+//! whole index to find a single row. For the same reason, queries for the messages of a job say
+//! `topic || '' = 'dispatch'`, and so use `outbox_by_job`.
 
 mod actions;
 mod attempt;

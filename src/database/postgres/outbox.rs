@@ -1,7 +1,7 @@
 //! The outbox, and jobs that seem lost.
 //!
-//! `id = ANY(ARRAY(...))` instead of a join, and `OFFSET 0` in `EXISTS`, keep the planner from reading whole tables while it
-//! has no statistics; for `state || ''`, see the parent module.
+//! `id = ANY(ARRAY(...))` instead of a join, and `OFFSET 0` in `EXISTS`, keep the planner from reading whole tables
+//! while it has no statistics; for `state || ''`, see the parent module.
 
 use std::time::Duration;
 

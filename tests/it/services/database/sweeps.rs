@@ -367,8 +367,8 @@ async fn a_retried_batch_starts_over(database: Database) {
     assert_eq!(embedded.outbox_take(100, LEASE).await.unwrap(), []);
 }
 
-/// Without statistics, the planner takes the indexes of messages that wait for almost empty, and may read all of one for
-/// every job. After a large submission that would be so until the tables are analyzed.
+/// Without statistics, the planner takes the indexes of messages that wait for almost empty, and may read all of one
+/// for every job. After a large submission that would be so until the tables are analyzed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_job_costs_the_same_however_many_messages_wait() {
     on_postgres(beside_many).await;

@@ -39,8 +39,8 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     }
 }
 
-/// The IP address that a host is, in every way of writing one that resolvers read: `2130706433`, `0x7f.1`, `0177.0.0.1`,
-/// `[::1]`, and each with a dot at the end.
+/// The IP address that a host is, in every way of writing one that resolvers read: `2130706433`, `0x7f.1`,
+/// `0177.0.0.1`, `[::1]`, and each with a dot at the end.
 pub fn written_address(host: &str) -> Option<IpAddr> {
     let host = host.strip_suffix('.').unwrap_or(host);
     if let Some(inner) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {

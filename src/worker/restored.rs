@@ -2,8 +2,8 @@
 //!
 //! A backup does not know which jobs were cancelled, have failed, or were deleted after it was made. They would run
 //! again, so nothing starts on a restored database until a person has looked. The store remembers, about once a minute,
-//! until when the database was in use, and a running worker knows it as well. A database that is much older than that was
-//! restored.
+//! until when the database was in use, and a running worker knows it as well. A database that is much older than that
+//! was restored.
 
 use std::{sync::Arc, time::Duration};
 
@@ -64,8 +64,8 @@ pub(super) async fn begin(worker: &Worker, shutdown: &Shutdown) {
     }
 }
 
-/// Pauses everything if the database was restored, and remembers that it is in use. Without a broker, the worker and its
-/// database are one thing, which is not checked.
+/// Pauses everything if the database was restored, and remembers that it is in use. Without a broker, the worker and
+/// its database are one thing, which is not checked.
 pub(super) async fn pause_if_restored(worker: &Worker) {
     if let Err(error) = compare(worker).await {
         cannot_tell(&error);

@@ -41,8 +41,8 @@ pub async fn weak_tags(request: Request, next: Next) -> Response {
     response
 }
 
-/// Refuses encoded bodies, which would otherwise be read as broken JSON. Small ones can expand to any size. JSON is UTF-8
-/// (RFC 8259), so another charset would give other letters.
+/// Refuses encoded bodies, which would otherwise be read as broken JSON. Small ones can expand to any size. JSON is
+/// UTF-8 (RFC 8259), so another charset would give other letters.
 pub async fn identity(request: Request, next: Next) -> Response {
     if let Some(charset) = extract::other_charset(request.headers()).filter(|_| extract::is_json(request.headers())) {
         extract::swallow(request.into_body());

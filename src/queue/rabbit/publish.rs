@@ -277,8 +277,8 @@ impl Publisher {
 
     /// An exchange, a queue or a binding was deleted. It is declared at each connect, and this is as good.
     async fn declare_again(&self) {
-        let Core { connector, options, looks_only, .. } = &*self.core;
-        if looks_only.load(Ordering::Relaxed) {
+        let Core { connector, options, passive, .. } = &*self.core;
+        if passive.load(Ordering::Relaxed) {
             return;
         }
         let declared =

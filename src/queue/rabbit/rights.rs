@@ -8,7 +8,7 @@ use lapin::{
 };
 
 use super::{
-    connect::Connector,
+    connect::RabbitConnector,
     errors::{differs, is_missing, is_refused, reason},
     topology::{DEAD_EXCHANGE, DEAD_LETTERS, EVENTS, JOBS, queue_of},
 };
@@ -29,7 +29,10 @@ pub struct MissingRights {
 }
 
 /// Tries every right that a worker needs once all exchanges and queues exist.
-pub(super) async fn missing(connector: &Connector, connection: &Connection) -> Result<Option<MissingRights>, Error> {
+pub(super) async fn missing(
+    connector: &RabbitConnector,
+    connection: &Connection,
+) -> Result<Option<MissingRights>, Error> {
     let mut needed = Vec::new();
     for exchange in [JOBS, EVENTS, DEAD_EXCHANGE] {
         if !may_write(connection, exchange).await? {
@@ -59,7 +62,7 @@ pub(super) async fn missing(connector: &Connector, connection: &Connection) -> R
 }
 
 /// Why the broker refuses to take anything for an exchange.
-pub(super) fn cannot_publish(connector: &Connector, exchange: &str, error: &Error) -> Option<String> {
+pub(super) fn cannot_publish(connector: &RabbitConnector, exchange: &str, error: &Error) -> Option<String> {
     let place = connector.place();
     let name = if exchange.is_empty() { DEFAULT } else { exchange };
     if is_refused(error) {
@@ -79,7 +82,7 @@ pub(super) fn cannot_publish(connector: &Connector, exchange: &str, error: &Erro
 }
 
 /// What gives the user everything that acetate needs.
-pub(super) fn command(connector: &Connector) -> String {
+pub(super) fn command(connector: &RabbitConnector) -> String {
     let (vhost, user) = (quoted(connector.vhost()), quoted(connector.user().unwrap_or("USER")));
     format!(r"rabbitmqctl set_permissions -p {vhost} {user} '^acetate\.' '^(acetate\..*|amq\.default)$' '^acetate\.'")
 }

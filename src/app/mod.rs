@@ -13,7 +13,7 @@ mod worker;
 
 pub use crate::http::NestedResult;
 pub use error::StartError;
-pub use models::{edit_model, engine_config, model, small_model_paths};
+pub use models::{devices, edit_model, engine_config, model, small_model_paths};
 pub use open_files::raise as raise_open_files;
 pub use run_one::EmbeddedApp;
 pub use server::serve_api;

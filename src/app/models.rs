@@ -8,15 +8,16 @@ use qwen_image::{
 
 use super::embedded_models;
 use crate::{
-    config::{LoadedConfig, parse_loras},
-    engine::{AllowedLoras, EngineConfig},
+    config::{GuidanceMode, LoadedConfig, QwenImage, parse_loras},
+    engine::{AllowedLoras, DeviceGroup, EngineConfig},
     http::{ServerModel, ServerModels},
     job::JobError,
 };
 
 pub fn engine_config(loaded: &LoadedConfig) -> Result<EngineConfig, JobError> {
     let settings = &loaded.config.qwen_image;
-    let devices = settings.device.list()?;
+    let devices = devices(settings)?;
+    let cfg_parallel_device = devices.first().and_then(|group| group.cfg_parallel);
     let on_gpu = settings.device.first() != DeviceChoice::Cpu;
     Ok(EngineConfig {
         model: model(loaded)?,
@@ -30,6 +31,7 @@ pub fn engine_config(loaded: &LoadedConfig) -> Result<EngineConfig, JobError> {
             text_encoder_fp8: settings.text_encoder_fp8,
             limits: Limits {
                 device: settings.device.first(),
+                cfg_parallel_device,
                 dtype: settings.dtype().map_err(|reason| JobError::invalid("qwen_image.dtype", reason))?,
                 // Settings for a GPU stay in a file that is also used without one.
                 cpu_offload: if on_gpu { settings.cpu_offload } else { CpuOffload::Auto },
@@ -47,6 +49,17 @@ pub fn engine_config(loaded: &LoadedConfig) -> Result<EngineConfig, JobError> {
         allowed_loras: AllowedLoras::parse(&settings.allowed_loras)?,
         name_layers: settings.name_layers,
     })
+}
+
+/// The devices of each of the engine's threads.
+///
+/// # Errors
+/// If a device is not there, or if they are no pairs but guidance is parallel.
+pub fn devices(settings: &QwenImage) -> Result<Vec<DeviceGroup>, JobError> {
+    match settings.guidance {
+        GuidanceMode::Serial => DeviceGroup::serial(&settings.device),
+        GuidanceMode::Parallel => DeviceGroup::parallel(&settings.device),
+    }
 }
 
 fn loras(key: &str, texts: &[String]) -> Result<Vec<Lora>, JobError> {

@@ -267,13 +267,17 @@ fn api(loaded: &LoadedConfig) -> Check {
 fn device(loaded: &LoadedConfig) -> Check {
     let settings = &loaded.config.qwen_image;
     let text = settings.dtype().map_err(|reason| JobError::invalid("qwen_image.dtype", reason)).and_then(|dtype| {
+        let groups = app::devices(settings)?;
         if settings.device.first() == DeviceChoice::Cpu {
             let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
             return Ok(format!("cpu, {threads} threads, {}", dtype.as_str()));
         }
-        let described = settings.device.list()?.into_iter();
+        let described = groups.iter().flat_map(|group| std::iter::once(group.device).chain(group.cfg_parallel));
         let described = described.map(|device| qwen_image::describe_device(device, dtype).map_err(JobError::from));
-        Ok(described.collect::<Result<Vec<_>, _>>()?.join("; "))
+        let mut lines = described.collect::<Result<Vec<_>, _>>()?;
+        let pairs = groups.iter().filter(|group| group.cfg_parallel.is_some());
+        lines.extend(pairs.map(|group| format!("guidance in parallel on {}", group.name())));
+        Ok(lines.join("; "))
     });
     from_result("device", text)
 }

@@ -33,7 +33,7 @@ pub use env::Environment;
 pub use hub::Hub;
 pub use layers::{ConfigError, Flag, LoadedConfig, Setting, Sources, load};
 pub use queue::QueueSection;
-pub use qwen_image::{QwenImage, parse_bytes, parse_loras};
+pub use qwen_image::{GuidanceMode, QwenImage, parse_bytes, parse_loras};
 pub use redact::Secret;
 pub use services::{Http, ImageLimits, Status};
 pub use store::{BucketOptions, ChecksumsSetting, PathStyleSetting, StoreSection};

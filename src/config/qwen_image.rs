@@ -49,6 +49,8 @@ pub struct QwenImage {
     pub resolution: u32,
     #[serde(deserialize_with = "device")]
     pub device: Devices,
+    #[serde(deserialize_with = "guidance")]
+    pub guidance: GuidanceMode,
     /// Absent: chosen by the device.
     #[serde(deserialize_with = "unless_empty")]
     pub dtype: Option<ComputeDType>,
@@ -71,6 +73,28 @@ pub struct QwenImage {
     /// What jobs may name, each as `FILE|HUB_ID[:FILE]`.
     #[serde(deserialize_with = "list")]
     pub allowed_loras: Vec<String>,
+}
+
+/// Where the two branches of guidance are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum GuidanceMode {
+    /// One after the other on one device.
+    #[default]
+    Serial,
+    /// At the same time on two devices.
+    Parallel,
+}
+
+impl FromStr for GuidanceMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "" | "serial" => Ok(Self::Serial),
+            "parallel" => Ok(Self::Parallel),
+            other => Err(format!("`{other}` is not a way to compute guidance; write serial or parallel")),
+        }
+    }
 }
 
 impl QwenImage {
@@ -209,6 +233,10 @@ pub(super) fn bytes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result
 }
 
 fn device<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Devices, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}
+
+fn guidance<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<GuidanceMode, D::Error> {
     String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
 }
 

@@ -63,6 +63,20 @@ fn offload_and_memory_are_written_in_several_ways() {
 }
 
 #[test]
+fn guidance_is_serial_unless_it_is_set() {
+    let read = |text: &str, environment: Environment| {
+        Ok::<_, String>(with_file(&format!("[qwen_image]\n{text}\n"), environment, None)?.config.qwen_image.guidance)
+    };
+    assert_eq!(read("", home()).unwrap(), GuidanceMode::Serial);
+    assert_eq!(read("guidance = \"parallel\"", home()).unwrap(), GuidanceMode::Parallel);
+    let variable = [("HOME", "/home/me"), ("ACETATE__QWEN_IMAGE__GUIDANCE", "parallel")];
+    assert_eq!(read("guidance = \"serial\"", Environment::from_pairs(variable)).unwrap(), GuidanceMode::Parallel);
+    let error = read("guidance = \"both\"", home()).unwrap_err();
+    let wanted = "acetate.toml: qwen_image.guidance: `both` is not a way to compute guidance; write serial or parallel";
+    assert!(error.contains(wanted), "{error}");
+}
+
+#[test]
 fn later_layers_win_and_say_so() {
     let text =
         "[qwen_image]\nlayer_num = 3\nresolution = 32\n[production.qwen_image]\nlayer_num = 5\ncfg_scale = 1.5\n";

@@ -16,6 +16,10 @@ impl From<Error> for JobError {
         let reason = error.to_string();
         match error {
             Error::Cancelled => Self::Cancelled,
+            // Settings pair the devices; only GPUs of two kinds are noticed as late as here.
+            Error::Invalid { field, reason } if field == "cfg_parallel_device" => {
+                Self::invalid("qwen_image.guidance", reason)
+            }
             Error::Invalid { field, reason } if field == "mask" => Self::invalid("input.mask", reason),
             // These fields have the same names in a request. All others are parameters.
             Error::Invalid { field, reason } if field == "input" || field == "device" || field == "model" => {
@@ -28,6 +32,7 @@ impl From<Error> for JobError {
                 ModelError::Cancelled => Self::Cancelled,
                 ModelError::Lora(source) => source.into(),
                 ModelError::Device(_)
+                | ModelError::NegativeBranch { .. }
                 | ModelError::Invalid { .. }
                 | ModelError::MixedForms { .. }
                 | ModelError::MissingTensor { .. }
@@ -44,7 +49,7 @@ impl From<Error> for JobError {
                 PipelineError::DecodedSize { .. } => Self::ModelInvalid { model, reason: source.to_string() },
                 PipelineError::Cancelled => Self::Cancelled,
                 PipelineError::Invalid { field, reason } => Self::invalid(field, reason),
-                PipelineError::Text(_) | PipelineError::Device(_) => {
+                PipelineError::Text(_) | PipelineError::Device(_) | PipelineError::NegativeBranch { .. } => {
                     Self::device("engine", source.to_string()).caused_by(source)
                 }
             },

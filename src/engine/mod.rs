@@ -1,9 +1,11 @@
-//! The engine: for each device, one operating-system thread owns it and the models on it.
+//! The engine: for each device, one operating-system thread owns it and the models on it. Two devices that compute
+//! guidance in parallel have one thread and count as one device.
 //!
 //! A call waits for a free device and has it alone, with its own progress and cancellation. Nothing else uses the
 //! device, and no model call runs on a thread of the async runtime. A device that fails is not used any more; the
 //! others go on.
 
+mod devices;
 mod error;
 mod hub_error;
 mod identity;
@@ -11,7 +13,7 @@ mod loras;
 mod pool;
 mod thread;
 
-pub use self::{identity::EngineIdentity, loras::AllowedLoras};
+pub use self::{devices::DeviceGroup, identity::EngineIdentity, loras::AllowedLoras};
 
 use std::{
     sync::{
@@ -22,7 +24,7 @@ use std::{
 };
 
 use ::image::RgbaImage;
-use qwen_image::{DeviceChoice, Limits, PipelineOptions, hub::ModelRef, image_processor::Mask};
+use qwen_image::{PipelineOptions, hub::ModelRef, image_processor::Mask};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::pool::{LentDevice, Pool};
@@ -36,7 +38,7 @@ pub struct EngineConfig {
     /// The checkpoint for decompose.
     pub model: ModelRef,
     /// Each gets a thread and its own models. At least one.
-    pub devices: Vec<DeviceChoice>,
+    pub devices: Vec<DeviceGroup>,
     /// Everything else, including the edit model.
     pub pipeline: PipelineOptions,
     /// The LoRAs that jobs may name.
@@ -153,7 +155,7 @@ struct DeviceThread {
 /// A device for metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceStatus {
-    /// `cuda:0`
+    /// `cuda:0`, or `cuda:0,cuda:1` if they compute guidance in parallel.
     pub name: String,
     /// How long its thread has been busy since it started.
     pub busy: Duration,
@@ -219,8 +221,8 @@ impl Engine {
     /// If the configuration has a device that this build does not support.
     pub fn start(config: &EngineConfig) -> Result<Self, JobError> {
         let pool = Pool::new(config.devices.len());
-        let start = |(index, device): (usize, &DeviceChoice)| {
-            let limits = Limits { device: *device, ..config.pipeline.limits.clone() };
+        let start = |(index, device): (usize, &DeviceGroup)| {
+            let limits = device.limits(&config.pipeline.limits);
             let options = PipelineOptions { limits, ..config.pipeline.clone() };
             options.check()?;
             let (commands, inbox) = mpsc::channel(1);
@@ -230,6 +232,7 @@ impl Engine {
                 options,
                 allowed_loras: config.allowed_loras.clone(),
                 name_layers: config.name_layers,
+                name: device.name(),
                 index,
                 alone: config.devices.len() == 1,
                 pool: pool.clone(),

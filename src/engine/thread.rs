@@ -27,6 +27,8 @@ pub struct Thread {
     pub options: PipelineOptions,
     pub allowed_loras: AllowedLoras,
     pub name_layers: bool,
+    /// The device's name, or both if there are two.
+    pub name: String,
     /// The device's number in the pool.
     pub index: usize,
     /// Whether there are no other devices.
@@ -178,7 +180,7 @@ impl Thread {
                 After::Renew
             }
             Err(JobError::Device { reason, .. }) if panicked || !self.alone => {
-                error!(device = self.options.limits.device.name(), reason, "this device is not used any more");
+                error!(device = self.name, reason, "this device is not used any more");
                 self.pool.leave(self.index);
                 After::Leave
             }
@@ -259,7 +261,7 @@ fn lora(lora: AppliedLora) -> LoraRecord {
 }
 
 fn sampling_record(pipeline: PipelineKind, sampling: qwen_image::SamplingRecord) -> SamplingRecord {
-    let qwen_image::SamplingRecord { sampler, sigmas, skipped_steps, passes } = sampling;
+    let qwen_image::SamplingRecord { sampler, sigmas, skipped_steps, passes, parallel_passes: _ } = sampling;
     let (pipeline, sampler) = (pipeline.class_name().to_owned(), sampler.as_str().to_owned());
     SamplingRecord { pipeline, sampler, sigmas, skipped_steps, passes }
 }

@@ -141,6 +141,17 @@ fn parameters_out_of_bounds() {
     decompose(&["--label", "nothing"], &["write KEY=VALUE"]);
     decompose(&["--dtype", "fp16"], &["black pictures", "bf16 or f32"]);
     decompose(&["--dtype", "bf16"], &["--dtype", "bf16 is for GPUs"]);
+    decompose(
+        &["--guidance", "both"],
+        &["--guidance", "`both` is not a way to compute guidance; write serial or parallel"],
+    );
+    let guidance = |device: &str, reason: &str| {
+        let wanted = ["--guidance: `parallel` computes the two branches of guidance on two GPUs, but ", reason];
+        decompose(&["--guidance", "parallel", "--device", device], &wanted);
+    };
+    guidance("cpu", "device is cpu; give two or more GPUs in pairs");
+    guidance("cuda:1", "device is cuda:1, which makes no pairs");
+    guidance("cuda:0,cuda:1,cuda:2", "device is cuda:0,cuda:1,cuda:2, which makes no pairs");
     decompose(&["--device", "tpu"], &["`tpu` is not a device; write cpu, cuda or cuda:0"]);
 }
 

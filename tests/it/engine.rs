@@ -7,7 +7,7 @@ use std::{
 
 use ::image::RgbaImage;
 use acetate::{
-    engine::{AllowedLoras, CancelToken, Engine, EngineConfig, EngineOutput, ProgressFn, Resident, Work},
+    engine::{AllowedLoras, CancelToken, DeviceGroup, Engine, EngineConfig, EngineOutput, ProgressFn, Resident, Work},
     job::{DecomposeParams, EditParams, JobError, LayerCount, LoraParam, OutputSize, Stage},
 };
 use qwen_image::{
@@ -29,7 +29,7 @@ fn config(model: &Path) -> EngineConfig {
 fn limited(model: &Path, limits: Limits) -> EngineConfig {
     EngineConfig {
         model: ModelRef::Folder(model.to_owned()),
-        devices: vec![limits.device],
+        devices: vec![limits.device.into()],
         pipeline: PipelineOptions {
             edit_model: Some(ModelRef::Folder(golden("checkpoints/edit"))),
             load_edit_model: false,
@@ -89,7 +89,7 @@ async fn the_edit_model_is_loaded_at_its_first_use_and_kept() {
 
 /// The library does not mind two threads on one CPU; settings refuse a device that is named twice.
 fn two_devices() -> Engine {
-    let config = EngineConfig { devices: vec![DeviceChoice::Cpu; 2], ..config(&golden("checkpoints/layered")) };
+    let config = EngineConfig { devices: vec![DeviceChoice::Cpu.into(); 2], ..config(&golden("checkpoints/layered")) };
     Engine::start(&config).unwrap()
 }
 
@@ -115,6 +115,22 @@ async fn two_devices_work_at_the_same_time_and_make_the_same_pictures() {
     assert_eq!(one.unwrap().images, alone.images);
     assert_eq!(two.unwrap().images, alone.images);
     assert!(engine.devices().iter().all(|device| device.usable && device.resident.decompose.is_some()));
+}
+
+/// Two devices for the branches of guidance are one device of the engine.
+#[tokio::test]
+async fn a_pair_of_devices_makes_the_same_pictures_and_is_named() {
+    let alone = run(&Engine::start(&config(&golden("checkpoints/layered"))).unwrap(), decompose(2)).await.unwrap();
+    let pair = DeviceGroup { device: DeviceChoice::Cpu, cfg_parallel: Some(DeviceChoice::Cpu) };
+    let config = EngineConfig { devices: vec![pair], ..config(&golden("checkpoints/layered")) };
+    let engine = Engine::start(&config).unwrap();
+    assert_eq!(engine.self_test().await.unwrap(), ["cpu f32 cpu-blocked; negative branch on cpu"]);
+    let outcome = run(&engine, decompose(2)).await.unwrap();
+    assert!(outcome.images == alone.images);
+    assert_eq!(outcome.device, "cpu f32 cpu-blocked; negative branch on cpu", "what the manifest says");
+    let devices = engine.devices();
+    assert_eq!(devices.len(), 1);
+    assert_eq!(devices[0].name, "cpu,cpu", "what the metrics say");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

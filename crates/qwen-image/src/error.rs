@@ -96,9 +96,15 @@ impl Error {
         }
     }
 
+    /// An error of the device that computes the negative branch, which may have the same name as the main one.
+    fn negative_branch(device: &str, source: &candle_core::Error) -> Self {
+        Self::device(device, candle_core::Error::Msg(format!("in the negative branch: {source}")))
+    }
+
     pub(crate) fn model(model: &str, device: &str, source: ModelError) -> Self {
         match source {
             ModelError::Device(source) => Self::device(device, source),
+            ModelError::NegativeBranch { device, source } => Self::negative_branch(&device, &source),
             ModelError::Cancelled => Self::Cancelled,
             ModelError::Lora(source) => Self::Lora(source),
             source @ (ModelError::NotFound { .. }
@@ -116,6 +122,7 @@ impl Error {
         match source {
             PipelineError::Cancelled => Self::Cancelled,
             PipelineError::Invalid { field, reason } => Self::invalid(field, reason),
+            PipelineError::NegativeBranch { device, source } => Self::negative_branch(&device, &source),
             PipelineError::Device(source) | PipelineError::Text(TextError::Device(source)) => {
                 Self::device(device, source)
             }

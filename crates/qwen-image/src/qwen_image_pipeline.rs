@@ -325,7 +325,8 @@ impl QwenImagePipeline {
         self.cache.on_change(Box::new(on_change));
     }
 
-    /// Opens the device and runs its self-test, a computation with a known result. Returns the device's description.
+    /// Opens the device and runs its self-test, a computation with a known result. Returns the device's description. A
+    /// device of the negative branch is tested, too.
     ///
     /// # Errors
     /// [`Error::Device`] if it cannot be opened; [`Error::DeviceUntrusted`] if it computes wrong numbers.
@@ -401,8 +402,11 @@ impl QwenImagePipeline {
             let reason = "is loaded for the other pipeline";
             return Err(Error::invalid("model", format!("{} {reason}", slot.model.id)));
         };
-        let used =
-            Used { model: slot.model.clone(), device: self.cache.describe_with(slot), notes: slot.notes(&key.files) };
+        let used = Used {
+            model: slot.model.clone(),
+            device: self.cache.describe_with(Some(slot)),
+            notes: slot.notes(&key.files),
+        };
         Ok((made, used))
     }
 }

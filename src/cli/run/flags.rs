@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::{
     cli::{Failure, params::parse_label, trace::TraceFlags},
-    config::Flag,
+    config::{Flag, GuidanceMode},
     job::{InputRef, JobError, JobId},
     store::file_url,
 };
@@ -44,6 +44,10 @@ pub struct DeviceFlags {
     /// Where the models run: cpu, cuda, cuda:N, several GPUs as cuda:0,cuda:1, or cuda:all [default: cpu]
     #[arg(long, value_name = "DEVICE", value_parser = checked_device)]
     device: Option<String>,
+    /// The two passes of a step with guidance: serial, or parallel on two GPUs in nearly half the time; --device then
+    /// names GPUs in pairs [default: serial]
+    #[arg(long, value_name = "HOW", value_parser = checked_guidance)]
+    guidance: Option<String>,
     /// Number format: f32, or on a GPU also bf16 or fp8 [default: f32 on the CPU, bf16 on a GPU]
     #[arg(long, value_name = "FORMAT", value_parser = checked_dtype)]
     dtype: Option<String>,
@@ -63,6 +67,7 @@ impl DeviceFlags {
     pub fn settings(&self) -> Vec<Flag> {
         let mut flags = Vec::new();
         flags.extend(text_flag("--device", "qwen_image.device", self.device.as_ref()));
+        flags.extend(text_flag("--guidance", "qwen_image.guidance", self.guidance.as_ref()));
         flags.extend(text_flag("--dtype", "qwen_image.dtype", self.dtype.as_ref()));
         flags.extend(path_flag("--text-encoder", "qwen_image.text_encoder_path", self.text_encoder.as_deref()));
         if self.text_encoder_fp8 {
@@ -120,6 +125,10 @@ pub fn input(text: &str) -> Result<InputRef, Failure> {
 
 fn checked_device(text: &str) -> Result<String, String> {
     text.parse::<qwen_image::Devices>().map(|_| text.to_owned())
+}
+
+fn checked_guidance(text: &str) -> Result<String, String> {
+    text.parse::<GuidanceMode>().map(|_| text.to_owned())
 }
 
 fn checked_dtype(text: &str) -> Result<String, String> {

@@ -23,6 +23,12 @@ struct Args {
     /// cpu or cuda[:N]
     #[arg(long, default_value = "cuda", value_parser = str::parse::<DeviceChoice>)]
     device: DeviceChoice,
+    /// The second device of `--parts guidance,throughput`, such as cuda:1
+    #[arg(long, value_name = "DEVICE", value_parser = str::parse::<DeviceChoice>)]
+    second_device: Option<DeviceChoice>,
+    /// The number of jobs of `--parts throughput`
+    #[arg(long, default_value_t = 40)]
+    jobs: usize,
     /// f32, bf16 or fp8
     #[arg(long, default_value = "bf16", value_parser = str::parse::<ComputeDType>)]
     dtype: ComputeDType,
@@ -66,6 +72,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let config = BenchConfig {
         folder: args.model,
         device: args.device,
+        second_device: args.second_device,
+        jobs: args.jobs,
         dtype: args.dtype,
         parts: args.parts,
         repeats: args.repeats,
@@ -87,6 +95,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     println!("{}, {}, {}", report.device, report.dtype, report.attention);
     report.lines.iter().for_each(|line| println!("{}", text(line)));
+    report.notes.iter().for_each(|note| println!("{note}"));
     Ok(())
 }
 

@@ -102,28 +102,32 @@ impl ModelCache {
         callbacks: &mut Callbacks<'_>,
     ) -> Result<Slot, Error> {
         let name = self.device_name();
-        let device = self.device()?;
+        let devices = self.devices()?;
         let adapters = read(loras)?;
         let Some(Slot { folder, model, .. }) = self.slots.get(old) else { return self.read(key, loras, callbacks) };
         let id = model.id.clone();
         overlays(folder, &adapters).map_err(|source| Error::model(&id, &name, source))?;
         let Some(slot) = self.slots.remove(old) else { return self.read(key, loras, callbacks) };
         self.changed();
-        let Slot { pipeline, model, plan, bytes, folder, text_encoder_file, used } = slot;
+        let Slot { pipeline, model, plan, negative_plan, bytes, folder, text_encoder_file, used } = slot;
         let watch = watch(bytes, callbacks);
         let options = LoadOptions {
             placement: plan.map_or(DeviceMap::KEPT, |plan| plan.placement),
+            cfg_parallel: devices.cfg_parallel(negative_plan.as_ref()),
             fp8: key.dtype == ComputeDType::Fp8,
             files: &key.files,
             conditioning: self.conditioning,
             loras: &adapters,
-            ..LoadOptions::new(LoadContext { watch: Some(&watch), ..LoadContext::new(&device, key.dtype.candle()) })
+            ..LoadOptions::new(LoadContext {
+                watch: Some(&watch),
+                ..LoadContext::new(&devices.main, key.dtype.candle())
+            })
         };
         let start = std::time::Instant::now();
         let pipeline = pipeline.with_loras(&folder, options).map_err(|source| Error::model(&id, &name, source))?;
         tracing::info!(model = id, seconds = start.elapsed().as_secs_f64(), "LoRAs changed");
         let model = super::LoadedModel { loras: pipeline.components().loras.clone(), ..model };
-        Ok(Slot { pipeline, model, plan, bytes, folder, text_encoder_file, used })
+        Ok(Slot { pipeline, model, plan, negative_plan, bytes, folder, text_encoder_file, used })
     }
 }
 

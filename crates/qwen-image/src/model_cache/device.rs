@@ -4,14 +4,11 @@ use std::{path::Path, str::FromStr};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{
-    limits::Limits,
-    memory_plan::{PlacementMode, PlanRequest, plan},
-};
+use super::{limits::Limits, what_if};
 use crate::{
     Error,
     models::WeightOptions,
-    nn::{self, CardMemory},
+    nn,
     pipeline::{self, PipelineKind},
 };
 
@@ -256,10 +253,10 @@ pub fn describe_device(device: DeviceChoice, dtype: ComputeDType) -> Result<Stri
     Ok(format!("{}{gpu}, {}, attention {attention}", device.name(), dtype.as_str()))
 }
 
-/// A description of how a checkpoint would be placed on a GPU now; empty for a CPU.
+/// A description of how a checkpoint would be placed on a GPU now, and on that of the negative branch; empty for a CPU.
 ///
 /// # Errors
-/// [`Error::Model`] if the checkpoint is unusable; [`Error::TooLarge`] if it does not fit; [`Error::Device`] if the
+/// [`Error::Model`] if the checkpoint is unusable; [`Error::TooLarge`] if it does not fit; [`Error::Device`] if a
 /// device does not respond.
 pub fn describe_placement(
     limits: &Limits,
@@ -267,28 +264,21 @@ pub fn describe_placement(
     files: &WeightOptions,
     pipeline: PipelineKind,
 ) -> Result<String, Error> {
-    let name = limits.device.name();
     let model = folder.display().to_string();
-    let device = open_device(limits.device)?;
+    let free = |device: DeviceChoice| -> Result<Option<u64>, Error> {
+        let card = nn::card_memory(&open_device(device)?).map_err(|source| Error::device(&device.name(), source))?;
+        Ok(card.map(|card| card.free))
+    };
     let fp8 = limits.dtype == ComputeDType::Fp8;
     let sizes = pipeline::sizes(folder, files, pipeline, limits.dtype.candle(), fp8)
-        .map_err(|source| Error::model(&model, &name, source))?;
-    let card = nn::card_memory(&device).map_err(|source| Error::device(&name, source))?;
-    let Some(CardMemory { free, .. }) = card else { return Ok(String::new()) };
-    let request = PlanRequest {
-        sizes,
-        free,
-        held: 0,
-        leavable: 0,
-        host: limits.host_memory(),
-        offload: limits.cpu_offload,
-        budget: limits.vram_budget,
-        from: PlacementMode::Resident,
+        .map_err(|source| Error::model(&model, &limits.device.name(), source))?;
+    let Some(first) = free(limits.device)? else { return Ok(String::new()) };
+    let second = match limits.cfg_parallel_device {
+        Some(device) => Some((device, free(device)?.unwrap_or(u64::MAX))),
+        None => None,
     };
-    match plan(&request) {
-        Ok(plan) => Ok(plan.to_string()),
-        Err(refused) => Err(Error::TooLarge { model, reason: refused.to_string() }),
-    }
+    what_if::place(limits, sizes, limits.host_memory(), first, second)
+        .map_err(|reason| Error::TooLarge { model, reason })
 }
 
 /// The sum of the product of two 64x64 matrices of ones and twos: 64 * 64 * 64 * 1 * 2.

@@ -14,16 +14,18 @@ use crate::{
 const OVERHEAD: f64 = 0.15;
 const LEAST_OVERHEAD: u64 = 128 << 20;
 
-/// The size of a checkpoint's weights in bytes; refuses one that needs more than `budget` or the free memory.
+/// The size of a checkpoint's weights in bytes, and of `copies` of some of them; refuses one that needs more than
+/// `budget` or the free memory.
 pub fn check(
     name: &str,
     folder: &Path,
     files: &WeightOptions,
     dtype: DType,
+    copies: u64,
     budget: Option<u64>,
 ) -> Result<u64, Error> {
-    let weights =
-        checkpoint_bytes(folder, files, dtype).map_err(|source| Error::Model { model: name.to_owned(), source })?;
+    let weights = copies
+        + checkpoint_bytes(folder, files, dtype).map_err(|source| Error::Model { model: name.to_owned(), source })?;
     let needed = weights + LEAST_OVERHEAD.max((weights as f64 * OVERHEAD) as u64);
     let available = budget.unwrap_or_else(available_memory);
     if needed <= available {

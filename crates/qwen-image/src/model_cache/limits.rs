@@ -12,6 +12,10 @@ use crate::Error;
 pub struct Limits {
     /// Where models compute.
     pub device: DeviceChoice,
+    /// CFG parallelism: a second device, of the same kind, computes the negative branch of each step while `device`
+    /// computes the positive one. It needs memory for the transformer, not for the rest of the model. None: `device`
+    /// computes both.
+    pub cfg_parallel_device: Option<DeviceChoice>,
     /// The number format that they compute in.
     pub dtype: ComputeDType,
     /// What may be offloaded from a GPU while it is not needed.
@@ -29,6 +33,7 @@ impl Limits {
     /// [`Error::Invalid`] with the first field that contradicts another one.
     pub fn check(&self) -> Result<(), Error> {
         self.device.check()?;
+        self.check_cfg_parallel()?;
         self.dtype.check(self.device)?;
         if self.device == DeviceChoice::Cpu {
             if self.vram_budget.is_some() {
@@ -44,6 +49,21 @@ impl Limits {
         Ok(())
     }
 
+    /// Two CPUs are one, which only tests need.
+    fn check_cfg_parallel(&self) -> Result<(), Error> {
+        let Some(second) = self.cfg_parallel_device else { return Ok(()) };
+        let reason = match (self.device, second) {
+            (DeviceChoice::Cuda(first), DeviceChoice::Cuda(second)) if first == second => {
+                format!("is cuda:{first}, as device is; give another GPU")
+            }
+            (DeviceChoice::Cuda(_), DeviceChoice::Cuda(_)) | (DeviceChoice::Cpu, DeviceChoice::Cpu) => return Ok(()),
+            (first, second) => {
+                format!("is {}, but device is {}; both branches need a GPU", second.name(), first.name())
+            }
+        };
+        Err(Error::invalid("cfg_parallel_device", reason))
+    }
+
     /// The host memory that models may use, in bytes.
     pub(super) fn host_memory(&self) -> u64 {
         self.memory_budget.unwrap_or_else(host_memory::available_memory)
@@ -56,6 +76,7 @@ impl Default for Limits {
         let device = DeviceChoice::default();
         Self {
             device,
+            cfg_parallel_device: None,
             dtype: device.default_dtype(),
             cpu_offload: CpuOffload::default(),
             vram_budget: None,

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use super::host_memory::human_memory;
+use super::{host_memory::human_memory, limits::Limits};
 use crate::{
     models::{PartSize, Sizes},
     pipeline::{ComponentPlacement, DeviceMap},
@@ -68,6 +68,29 @@ pub struct PlanRequest {
     pub from: PlacementMode,
 }
 
+impl PlanRequest {
+    /// For a device with so much free memory and no models.
+    pub fn new(limits: &Limits, sizes: Sizes, free: u64) -> Self {
+        Self {
+            sizes,
+            free,
+            held: 0,
+            leavable: 0,
+            host: limits.host_memory(),
+            offload: limits.cpu_offload,
+            budget: limits.vram_budget,
+            from: PlacementMode::Resident,
+        }
+    }
+
+    /// The same for the transformer on the device of the negative branch, where `held` bytes are those of other
+    /// models. The first device's parts take `host` bytes of the host's memory.
+    pub fn of_negative_branch(&self, free: u64, held: u64, host: u64) -> Self {
+        let sizes = self.sizes.of_negative_branch();
+        Self { sizes, free, held, leavable: held, host: self.host.saturating_sub(host), ..*self }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryPlan {
     pub mode: PlacementMode,
@@ -78,6 +101,8 @@ pub struct MemoryPlan {
     pub device: u64,
     /// The memory kept on the host, in bytes.
     pub host: u64,
+    /// The size of the weights, in bytes.
+    pub weights: u64,
     /// How many of the transformer's blocks are resident while it computes, and their total.
     pub blocks: (usize, usize),
 }
@@ -163,7 +188,7 @@ fn place(sizes: &Sizes, mode: PlacementMode, room: u64) -> MemoryPlan {
         }
     };
     let blocks = (placement.transformer.blocks.resident(transformer.blocks), transformer.blocks);
-    MemoryPlan { mode, placement, alone: false, device, host, blocks }
+    MemoryPlan { mode, placement, alone: false, device, host, weights, blocks }
 }
 
 /// The number of resident blocks that fit into `most`, and the memory that the part then needs.
@@ -191,6 +216,11 @@ impl fmt::Display for MemoryPlan {
         }
         Ok(())
     }
+}
+
+/// What is said about a device of the negative branch that has no room.
+pub fn on_negative_device(device: &str, refused: &PlanError) -> String {
+    format!("for the negative branch on {device}, {refused}")
 }
 
 impl fmt::Display for PlanError {

@@ -137,3 +137,19 @@ fn what_cannot_fit_is_refused_with_the_numbers() {
     insta::assert_snapshot!(refused(PlanRequest { budget: Some(2 * GIB), ..ask(24 * GIB) }), @"it needs about 4.6 GiB even with its blocks streamed, but 2.0 GiB are left of vram_budget; use a smaller checkpoint, or a device with more memory free");
     insta::assert_snapshot!(refused(PlanRequest { host: 16 * GIB, ..ask(24 * GIB) }), @"the offloaded parts would take 54.0 GiB of host memory, but 16.0 GiB are free; set memory_budget if more may be used");
 }
+
+/// The second device holds the transformer alone, and the host what both leave there.
+#[test]
+fn the_device_of_the_negative_branch_needs_room_for_the_transformer() {
+    let main = ask(80 * GIB);
+    let on = |gib: u64, host: u64| plan(&main.of_negative_branch(gib * GIB, 0, host));
+    insta::assert_snapshot!(on(80, 0).unwrap(), @"all on the device; at most 40.7 GiB there");
+    let streamed = on(24, 54 * GIB).unwrap();
+    assert_eq!(streamed.mode, PlacementMode::Streamed, "{streamed}");
+    assert!(streamed.blocks.0 > 0 && streamed.host == streamed.weights, "{streamed}");
+    assert!(matches!(on(24, 100 * GIB), Err(PlanError::Host { .. })), "both take host memory");
+    let refused = on_negative_device("cuda:1", &on(2, 0).unwrap_err());
+    assert!(refused.starts_with("for the negative branch on cuda:1, it needs about "), "{refused}");
+    let beside = main.of_negative_branch(42 * GIB, 30 * GIB, 0);
+    assert!(!plan(&beside).unwrap().alone && plan(&PlanRequest { free: 12 * GIB, ..beside }).unwrap().alone);
+}

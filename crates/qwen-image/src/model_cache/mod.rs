@@ -8,6 +8,7 @@ mod host_memory;
 mod identity;
 mod limits;
 mod memory_plan;
+mod open_devices;
 mod room;
 mod shared_text_encoder;
 mod slot;
@@ -20,12 +21,12 @@ use std::{
     path::Path,
 };
 
-use candle_core::Device;
-
 use self::{
     adapters::AdapterFiles,
     find::{find, mebibytes},
     memory_plan::PlacementMode,
+    open_devices::OpenDevices,
+    room::Planned,
     shared_text_encoder::same_text_encoder,
 };
 pub use self::{
@@ -48,12 +49,12 @@ use crate::{
     },
 };
 
-/// The models of one device.
+/// The models of one device, or of two that compute the branches of guidance together.
 pub struct ModelCache {
     limits: Limits,
     hub: HubConfig,
     conditioning: Conditioning,
-    device: Option<Device>,
+    devices: Option<OpenDevices>,
     adapter_files: AdapterFiles,
     slots: BTreeMap<SlotKey, Slot>,
     /// The fastest mode that is still allowed; smaller after the device ran out of memory.
@@ -72,7 +73,7 @@ impl ModelCache {
             limits,
             hub,
             conditioning,
-            device: None,
+            devices: None,
             adapter_files: AdapterFiles::default(),
             slots: BTreeMap::new(),
             fastest: PlacementMode::Resident,
@@ -96,24 +97,29 @@ impl ModelCache {
         self.slots.keys().any(|other| other.has_base_of(key))
     }
 
-    /// Opens the device and runs its self-test; returns the device's description.
+    /// Opens the devices and runs their self-tests; returns their description.
     pub fn self_test(&mut self) -> Result<String, Error> {
-        let device = self.device()?;
-        device::self_test(&self.device_name(), &device, self.limits.dtype.candle())?;
-        Ok(self.description())
+        let devices = self.devices()?;
+        for (name, device) in devices.named(&self.limits) {
+            device::self_test(&name, device, self.limits.dtype.candle())?;
+        }
+        Ok(self.describe_with(None))
     }
 
     pub fn device_name(&self) -> String {
         self.limits.device.name()
     }
 
-    /// `cpu f32 cpu-blocked`: device, number format and attention kernel, for manifests; on a GPU also the model's
-    /// placement.
-    pub fn describe_with(&self, slot: &Slot) -> String {
-        match &slot.plan {
-            Some(plan) => format!("{}, {plan}", self.description()),
-            None => self.description(),
+    /// `cpu f32 cpu-blocked`: device, number format and attention kernel, for manifests; on a GPU also the placement of
+    /// a model; then the device of the negative branch, if it has its own.
+    pub fn describe_with(&self, slot: Option<&Slot>) -> String {
+        let plan = slot.and_then(|slot| slot.plan.as_ref()).map(|plan| format!(", {plan}"));
+        let mut text = self.description() + &plan.unwrap_or_default();
+        if let Some(second) = self.limits.cfg_parallel_device {
+            let plan = slot.and_then(|slot| slot.negative_plan.as_ref());
+            text += &open_devices::negative_branch(second, plan);
         }
+        text
     }
 
     /// Loads a checkpoint with these LoRAs, which its key has, too, and makes room for its work. If it is in memory
@@ -155,15 +161,17 @@ impl ModelCache {
     /// After the device ran out of memory: unloads all models, and plans smaller modes from now on. Returns false if
     /// there is no smaller mode.
     pub fn shrink(&mut self) -> bool {
-        let used = self.slots.values().filter_map(|slot| slot.plan.as_ref());
+        let used = self.slots.values().flat_map(|slot| [&slot.plan, &slot.negative_plan]).flatten();
         let slowest = used.map(|plan| plan.mode).max().unwrap_or(self.fastest);
-        let Ok(device) = self.device() else { return false };
+        let Ok(devices) = self.devices() else { return false };
         let Some(next) = slowest.max(self.fastest).down() else { return false };
         self.fastest = next;
         self.slots.clear();
         self.changed();
-        if let Err(error) = nn::free_unused(&device) {
-            tracing::warn!(%error, "could not release memory");
+        for (device, opened) in devices.named(&self.limits) {
+            if let Err(error) = nn::free_unused(opened) {
+                tracing::warn!(device, %error, "could not release memory");
+            }
         }
         true
     }
@@ -174,58 +182,54 @@ impl ModelCache {
     }
 
     fn description(&self) -> String {
-        match &self.device {
-            Some(device) => {
-                let attention = nn::attention_kernel(device, self.limits.dtype.candle());
+        match &self.devices {
+            Some(devices) => {
+                let attention = nn::attention_kernel(&devices.main, self.limits.dtype.candle());
                 format!("{} {} {attention}", self.device_name(), self.limits.dtype.as_str())
             }
             None => self.device_name(),
         }
     }
 
-    fn device(&mut self) -> Result<Device, Error> {
-        if let Some(open) = &self.device {
+    fn devices(&mut self) -> Result<OpenDevices, Error> {
+        if let Some(open) = &self.devices {
             return Ok(open.clone());
         }
-        let device = open_device(self.limits.device)?;
-        tracing::info!(
-            device = self.device_name(),
-            dtype = self.limits.dtype.as_str(),
-            attention = nn::attention_kernel(&device, self.limits.dtype.candle()),
-            "device opened"
-        );
-        self.device = Some(device.clone());
-        Ok(device)
+        let devices = OpenDevices::open(&self.limits)?;
+        self.devices = Some(devices.clone());
+        Ok(devices)
     }
 
     fn read(&mut self, key: &SlotKey, loras: &[ChosenLora], callbacks: &mut Callbacks<'_>) -> Result<Slot, Error> {
-        let device = self.device()?;
+        let devices = self.devices()?;
         let found = find(&self.hub, &key.checkpoint, &key.files, callbacks)?;
         // Before anything is read, so that what changes meanwhile is noticed.
         let weights = identity::weights_of(&found.folder, found.revision.as_deref(), &key.files).unwrap_or_default();
         let adapters = adapters::read(loras)?;
         let mut text_encoder = self.text_encoder_for(key, &found.folder);
-        let (bytes, plan) = match self.plan(key, &found, text_encoder.is_some(), &device) {
+        let planned = match self.plan(key, &found, text_encoder.is_some(), &devices) {
             // Neither the device nor the host can hold all models: the others are loaded again when needed.
-            Err(Error::TooLarge { .. }) if device.is_cuda() && !self.slots.is_empty() => {
+            Err(Error::TooLarge { .. }) if devices.main.is_cuda() && !self.slots.is_empty() => {
                 text_encoder = None;
                 self.slots.clear();
                 self.changed();
-                self.plan(key, &found, false, &device)?
+                self.plan(key, &found, false, &devices)?
             }
             answer => answer?,
         };
+        let Planned { bytes, plan, negative_plan } = planned;
         let id = &found.id;
-        if let Some(plan) = &plan {
-            tracing::info!(model = id, %plan, "planned");
-            if plan.alone {
-                self.others_leave(key, text_encoder.as_ref())?;
-            }
+        for (plan, device) in [&plan, &negative_plan].into_iter().flatten().zip(devices.named(&self.limits)) {
+            tracing::info!(model = id, device = device.0, %plan, "planned");
+        }
+        if [&plan, &negative_plan].into_iter().flatten().any(|plan| plan.alone) {
+            self.others_leave(key, text_encoder.as_ref())?;
         }
         let watch = watch(bytes, callbacks);
         let options = LoadOptions {
-            context: LoadContext { watch: Some(&watch), ..LoadContext::new(&device, key.dtype.candle()) },
+            context: LoadContext { watch: Some(&watch), ..LoadContext::new(&devices.main, key.dtype.candle()) },
             placement: plan.map_or(DeviceMap::KEPT, |plan| plan.placement),
+            cfg_parallel: devices.cfg_parallel(negative_plan.as_ref()),
             fp8: key.dtype == ComputeDType::Fp8,
             files: &key.files,
             text_encoder,
@@ -245,7 +249,7 @@ impl ModelCache {
         tracing::info!(model = id, seconds = start.elapsed().as_secs_f64(), "loaded");
         let model = LoadedModel::new(key.pipeline, &found, weights, pipeline.components());
         let text_encoder_file = key.files.text_encoder.clone();
-        Ok(Slot { pipeline, model, plan, bytes, folder: found.folder, text_encoder_file, used: 0 })
+        Ok(Slot { pipeline, model, plan, negative_plan, bytes, folder: found.folder, text_encoder_file, used: 0 })
     }
 
     /// A loaded text encoder that this checkpoint can share. Only those of layered models can write captions.

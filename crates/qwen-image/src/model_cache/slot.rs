@@ -113,7 +113,9 @@ pub struct Slot {
     pub model: LoadedModel,
     /// The placement of its parts; none on the CPU, where all of them stay.
     pub plan: Option<MemoryPlan>,
-    /// The size of its weights in bytes, for the memory budget.
+    /// The placement of the transformer on the device of the negative branch, if that is a GPU of its own.
+    pub negative_plan: Option<MemoryPlan>,
+    /// The size of its weights on all devices in bytes, for the memory budget.
     pub(super) bytes: u64,
     pub(super) folder: PathBuf,
     /// The file with its text encoder's weights, if it is not the checkpoint's own.

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use super::{
-    device::ComputeDType,
+    device::{ComputeDType, DeviceChoice},
     limits::Limits,
-    memory_plan::{PlacementMode, PlanRequest, plan},
+    memory_plan::{PlanRequest, on_negative_device, plan},
+    open_devices::negative_branch,
 };
 use crate::{
     Error,
@@ -76,7 +77,7 @@ const WIDEST: u64 = 3072 * 12_288;
 impl PublishedForm {
     /// On a GPU with `vram` bytes and a host with `host` bytes of free memory.
     pub fn on_card(&self, vram: u64, host: u64) -> WhatIf {
-        place(self.sizes, vram, host, &Limits::default())
+        on_cards(self.sizes, vram, host, &Limits::default())
     }
 }
 
@@ -94,21 +95,29 @@ pub fn estimate_for_gpu(
     let fp8 = limits.dtype == ComputeDType::Fp8;
     let sizes = pipeline::sizes(folder, files, pipeline, ComputeDType::Bf16.candle(), fp8)
         .map_err(|source| Error::model(&folder.display().to_string(), "cuda", source))?;
-    Ok(place(sizes, vram, limits.host_memory(), limits))
+    Ok(on_cards(sizes, vram, limits.host_memory(), limits))
 }
 
-fn place(sizes: Sizes, vram: u64, host: u64, limits: &Limits) -> WhatIf {
-    let request = PlanRequest {
-        sizes,
-        free: vram.saturating_sub(CONTEXT),
-        held: 0,
-        leavable: 0,
-        host,
-        offload: limits.cpu_offload,
-        budget: limits.vram_budget,
-        from: PlacementMode::Resident,
-    };
-    plan(&request).map(|plan| plan.to_string()).map_err(|refused| refused.to_string())
+/// Two cards of this size, if the branches of guidance have one each.
+fn on_cards(sizes: Sizes, vram: u64, host: u64, limits: &Limits) -> WhatIf {
+    let free = vram.saturating_sub(CONTEXT);
+    place(limits, sizes, host, free, limits.cfg_parallel_device.map(|device| (device, free)))
+}
+
+/// The placement on a GPU, and on that of the negative branch, each with its free memory.
+pub(super) fn place(
+    limits: &Limits,
+    sizes: Sizes,
+    host: u64,
+    free: u64,
+    second: Option<(DeviceChoice, u64)>,
+) -> WhatIf {
+    let request = PlanRequest { host, ..PlanRequest::new(limits, sizes, free) };
+    let main = plan(&request).map_err(|refused| refused.to_string())?;
+    let Some((device, free)) = second else { return Ok(main.to_string()) };
+    let second = plan(&request.of_negative_branch(free, 0, main.host))
+        .map_err(|refused| on_negative_device(&device.name(), &refused))?;
+    Ok(main.to_string() + &negative_branch(device, Some(&second)))
 }
 
 #[cfg(test)]

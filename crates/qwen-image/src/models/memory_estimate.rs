@@ -48,6 +48,11 @@ impl Sizes {
     pub fn parts(&self) -> [PartSize; 3] {
         [self.text_encoder, self.transformer, self.vae]
     }
+
+    /// The sizes on the device of the negative branch.
+    pub fn of_negative_branch(&self) -> Self {
+        Self { transformer: self.transformer, ..Self::default() }
+    }
 }
 
 /// The largest work to plan for.

@@ -99,6 +99,14 @@ pub enum ModelError {
     /// The device failed.
     #[error("the device failed: {0}")]
     Device(#[from] candle_core::Error),
+    /// The same for the device of the negative branch.
+    #[error("the device of the negative branch, {device}, failed: {source}")]
+    NegativeBranch {
+        /// Its name, such as `cuda:1`.
+        device: String,
+        /// The reason.
+        source: Box<candle_core::Error>,
+    },
 }
 
 /// The result of loading.

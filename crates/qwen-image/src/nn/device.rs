@@ -1,6 +1,15 @@
 //! Opens GPUs.
 
-use candle_core::{Device, Result};
+use candle_core::{Device, DeviceLocation, Result};
+
+/// A device's name in settings: `cpu`, `cuda:0`.
+pub fn device_name(device: &Device) -> String {
+    match device.location() {
+        DeviceLocation::Cpu => "cpu".to_owned(),
+        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+    }
+}
 
 /// Opens an NVIDIA GPU with what our kernels need. Work from several threads is queued in order.
 ///

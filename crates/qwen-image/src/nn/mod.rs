@@ -28,7 +28,8 @@ pub use activation::{gelu_tanh, silu, swiglu};
 pub use attention::{AttentionMask, attention, attention_kernel};
 pub use conv::{Conv2d, Padding, upsample_nearest_2x};
 pub use device::{
-    CardMemory, card_memory, count_cuda, describe_cuda, free_unused, open_cuda, peak_memory, reset_peak_memory,
+    CardMemory, card_memory, count_cuda, describe_cuda, device_name, free_unused, open_cuda, peak_memory,
+    reset_peak_memory,
 };
 pub use double_buffer::{BufferCursor, CopyStream, DoubleBuffer};
 pub use joint_attention_qkv::{QkvPart, joint_attention_qkv};

@@ -5,8 +5,9 @@ use std::path::Path;
 use candle_core::{DType, Device};
 
 use super::{
+    cfg_parallel::{CfgParallel, CfgParallelOptions, Transformers},
     constants::{Conditioning, Constants, PipelineKind},
-    guidance::{BranchOrder, Guidance},
+    error::Result as RunResult,
     placement::{ComponentPlacement, DeviceMap},
     prompt,
 };
@@ -28,6 +29,8 @@ pub struct Components {
     pub text_encoder: Offloadable<TextEncoder>,
     /// Predicts the velocity.
     pub transformer: Offloadable<Transformer>,
+    /// The transformer of the negative branch, if that has its own device.
+    pub cfg_parallel: Option<CfgParallel>,
     /// Turns pictures into latents and back.
     pub vae: Offloadable<Vae>,
     /// Where all of them compute.
@@ -45,6 +48,8 @@ pub struct LoadOptions<'a> {
     pub context: LoadContext<'a>,
     /// Where the parts are while idle and while computing.
     pub placement: DeviceMap,
+    /// The device of the negative branch, if it has its own, and the transformer's placement there.
+    pub cfg_parallel: Option<CfgParallelOptions<'a>>,
     /// Whether the transformer's blocks are in fp8, which only some GPUs support.
     pub fp8: bool,
     /// Files with the weights of components, instead of those in the folder.
@@ -64,7 +69,16 @@ impl<'a> LoadOptions<'a> {
             WeightOptions { transformer: None, text_encoder: None, text_encoder_fp8: false };
         let conditioning = Conditioning::default();
         let placement = DeviceMap::KEPT;
-        Self { context, placement, fp8: false, files: &NO_FILES, text_encoder: None, conditioning, loras: &[] }
+        Self {
+            context,
+            placement,
+            cfg_parallel: None,
+            fp8: false,
+            files: &NO_FILES,
+            text_encoder: None,
+            conditioning,
+            loras: &[],
+        }
     }
 }
 
@@ -74,7 +88,7 @@ impl Components {
     /// # Errors
     /// [`ModelError`] if the folder is not a checkpoint for this pipeline, or its parts do not fit together.
     pub fn load(folder: &Path, pipeline: PipelineKind, options: LoadOptions<'_>) -> LoadResult<Self> {
-        let LoadOptions { context, placement, fp8, files, text_encoder, conditioning, loras } = options;
+        let LoadOptions { context, placement, cfg_parallel, fp8, files, text_encoder, conditioning, loras } = options;
         let constants =
             Constants::load(folder, pipeline, conditioning)?.with_transformer(files.of(Component::Transformer));
         let scheduler = Scheduler::load(&folder.join("scheduler"))?;
@@ -96,11 +110,15 @@ impl Components {
             }
         };
         let of_transformer = LoadContext { file: files.of(Component::Transformer), ..context };
-        let (transformer, loras) = transformer(folder, of_transformer, placement.transformer, fp8, loras, None)?;
+        let (transformer, applied) = load_transformer(folder, of_transformer, placement.transformer, fp8, loras, None)?;
+        let cfg_parallel = cfg_parallel
+            .map(|options| CfgParallel::load(folder, of_transformer, options, fp8, loras, None))
+            .transpose()?;
         let vae =
             part(Vae::load_with(&folder.join("vae"), context, Tiling::default())?, placement.vae, context.device)?;
         let (device, dtype) = (context.device.clone(), context.dtype);
-        let components = Self { constants, scheduler, text_encoder, transformer, vae, device, dtype, loras };
+        let components =
+            Self { constants, scheduler, text_encoder, transformer, cfg_parallel, vae, device, dtype, loras: applied };
         components.check(folder, pipeline)?;
         Ok(components)
     }
@@ -112,20 +130,25 @@ impl Components {
     /// [`ModelError::Lora`] if a LoRA does not fit, otherwise the error that stopped loading; the old parts are lost
     /// then.
     pub fn with_loras(self, folder: &Path, options: LoadOptions<'_>) -> LoadResult<Self> {
-        let LoadOptions { context, placement, fp8, files, loras, .. } = options;
+        let LoadOptions { context, placement, cfg_parallel, fp8, files, loras, .. } = options;
         let context = LoadContext { file: files.of(Component::Transformer), ..context };
         let old = self.transformer.into_model();
-        let (transformer, loras) = transformer(folder, context, placement.transformer, fp8, loras, old)?;
-        Ok(Self { transformer, loras, ..self })
+        let (transformer, applied) = load_transformer(folder, context, placement.transformer, fp8, loras, old)?;
+        let cfg_parallel = cfg_parallel
+            .map(|options| CfgParallel::load(folder, context, options, fp8, loras, self.cfg_parallel))
+            .transpose()?;
+        Ok(Self { transformer, cfg_parallel, loras: applied, ..self })
     }
 
-    /// How to compute the branches of a step with the weights' current placement.
-    pub fn guidance(&self, transformer: &Transformer, scale: f64, normalize: bool) -> Guidance {
-        let order = if transformer.is_streamed() { BranchOrder::Joint } else { BranchOrder::Serial };
-        Guidance { scale, normalize, order }
+    /// The transformers of a run, on their devices.
+    ///
+    /// # Errors
+    /// If a device has no room for its transformer.
+    pub fn transformers(&self, guided: bool) -> RunResult<Transformers<'_>> {
+        Transformers::enter(&self.transformer, &self.device, self.cfg_parallel.as_ref(), guided)
     }
 
-    /// Frees the device's memory; the weights stay on the host. The text encoder may be shared.
+    /// Frees the memory of its devices; the weights stay on the host. The text encoder may be shared.
     ///
     /// # Errors
     /// If there is no host memory for it, or the device fails.
@@ -134,12 +157,20 @@ impl Components {
             self.text_encoder.leave()?;
         }
         self.transformer.leave()?;
+        if let Some(second) = &self.cfg_parallel {
+            second.transformer.leave()?;
+        }
         self.vae.leave()
     }
 
     /// The weights on the device in bytes, without the buffers of streamed blocks.
     pub fn bytes_on_device(&self) -> candle_core::Result<u64> {
         Ok(self.text_encoder.bytes_on_device()? + self.transformer.bytes_on_device()? + self.vae.bytes_on_device()?)
+    }
+
+    /// The same on the device of the negative branch.
+    pub fn bytes_on_negative_device(&self) -> candle_core::Result<u64> {
+        self.cfg_parallel.as_ref().map_or(Ok(0), |second| second.transformer.bytes_on_device())
     }
 
     fn check(&self, folder: &Path, pipeline: PipelineKind) -> LoadResult<()> {
@@ -187,7 +218,7 @@ pub(crate) fn overlays(folder: &Path, loras: &[Adapter]) -> LoadResult<Overlays>
     Ok(Overlays::of(loras, &Transformer::linears(&folder.join("transformer"))?)?)
 }
 
-fn transformer(
+pub(super) fn load_transformer(
     folder: &Path,
     context: LoadContext<'_>,
     place: ComponentPlacement,

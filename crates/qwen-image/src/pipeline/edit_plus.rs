@@ -12,6 +12,7 @@ use super::{
     denoise::Denoise,
     error::{PipelineError, Result},
     finish::{Finished, finish},
+    guidance::Guidance,
     held::HeldLatents,
     image_tensor,
     image_tensor::ImageSize,
@@ -119,8 +120,9 @@ impl QwenImageEditPlusPipeline {
             seen.extend(pictures.pop());
             for ((edited, sampling), (picture, record)) in made.iter_mut().zip(runs) {
                 let passes = sampling.passes + record.passes;
+                let parallel_passes = sampling.parallel_passes + record.parallel_passes;
                 let first = if edited.is_empty() { record } else { std::mem::take(sampling) };
-                *sampling = SamplingRecord { passes, ..first };
+                *sampling = SamplingRecord { passes, parallel_passes, ..first };
                 edited.push(picture);
             }
         }
@@ -197,21 +199,20 @@ impl QwenImageEditPlusPipeline {
         let parts = part.of * seeds.len();
         let part_of = |index: usize| part.index * seeds.len() + index;
         let denoised = callbacks.stage(Stage::Denoise, |callbacks| {
-            let transformer = self.0.transformer.enter()?;
+            let transformers = self.0.transformers(negative.is_some())?;
             let denoise = |(index, seed): (usize, &u64)| {
                 let noise = latents::noise(*seed, 1, frame, channels, &self.0.device)?;
                 let held =
                     mask.map(|mask| HeldLatents::new(mask, source, &noise, frame, &self.0.device)).transpose()?;
                 let denoise = Denoise {
-                    transformer: &transformer,
-                    device: &self.0.device,
+                    transformers: &transformers,
                     dtype: self.0.dtype,
                     plan: plan.clone(),
                     frames: &[&[frame], frames.as_slice()].concat(),
                     condition: &condition,
                     prompt: &positive,
                     negative: negative.as_ref(),
-                    guidance: self.0.guidance(&transformer, options.cfg_scale, true),
+                    guidance: Guidance { scale: options.cfg_scale, normalize: true, order: transformers.order() },
                     held: held.as_ref(),
                 };
                 callbacks.in_part(part_of(index), parts, |callbacks| denoise.run(noise, callbacks))

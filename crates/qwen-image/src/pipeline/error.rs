@@ -2,7 +2,9 @@
 
 use std::{fmt::Display, ops::RangeInclusive};
 
-use crate::models::text_encoder::TextError;
+use candle_core::Device;
+
+use crate::{models::text_encoder::TextError, nn};
 
 /// Why a run of a pipeline failed.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +42,14 @@ pub enum PipelineError {
     /// The device failed.
     #[error("{0}")]
     Device(#[from] candle_core::Error),
+    /// The device of the negative branch failed.
+    #[error("the negative branch on {device}: {source}")]
+    NegativeBranch {
+        /// Its name, such as `cuda:1`.
+        device: String,
+        /// The reason.
+        source: Box<candle_core::Error>,
+    },
 }
 
 impl PipelineError {
@@ -50,6 +60,12 @@ impl PipelineError {
     pub(crate) fn not_between<T: Display>(field: &'static str, value: T, bounds: RangeInclusive<T>) -> Self {
         let (least, most) = bounds.into_inner();
         Self::invalid(field, format!("{value} is not between {least} and {most}"))
+    }
+
+    /// For the errors of the negative branch's own device.
+    pub(crate) fn in_negative_branch(device: &Device) -> impl Fn(candle_core::Error) -> Self {
+        let device = nn::device_name(device);
+        move |source| Self::NegativeBranch { device: device.clone(), source: Box::new(source) }
     }
 }
 

@@ -9,6 +9,8 @@ pub enum BranchOrder {
     Serial,
     /// One pass for all branches: each block is transferred to the device once per step.
     Joint,
+    /// Each branch on its own device, at the same time.
+    Parallel,
 }
 
 /// The guidance of a run.
@@ -18,7 +20,7 @@ pub struct Guidance {
     pub scale: f64,
     /// Rescale the guided velocity of each token to the norm of the unguided one.
     pub normalize: bool,
-    /// Whether the branches share a pass.
+    /// How the branches are computed.
     pub order: BranchOrder,
 }
 
@@ -26,7 +28,7 @@ impl Guidance {
     /// The branches in groups that share a pass.
     pub fn passes<T>(self, branches: &[T]) -> std::slice::Chunks<'_, T> {
         let together = match self.order {
-            BranchOrder::Serial => 1,
+            BranchOrder::Serial | BranchOrder::Parallel => 1,
             BranchOrder::Joint => branches.len().max(1),
         };
         branches.chunks(together)

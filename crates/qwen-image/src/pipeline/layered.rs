@@ -11,6 +11,7 @@ use super::{
     constants::{MAX_PROMPT_TOKENS, PipelineKind},
     denoise::Denoise,
     error::{PipelineError, Result},
+    guidance::Guidance,
     image_tensor,
     image_tensor::ImageSize,
     latents,
@@ -146,19 +147,22 @@ impl QwenImageLayeredPipeline {
         let plan = sampling.plan(scheduler, |steps| scheduler.layered(steps, frame.patches()));
         let packed_condition = latents::pack(&condition)?;
         let denoised = callbacks.stage(Stage::Denoise, |callbacks| {
-            let transformer = self.0.transformer.enter()?;
+            let transformers = self.0.transformers(negative.is_some())?;
             let denoise = |(index, seed): (usize, &u64)| {
                 let noise = latents::noise(*seed, targets, frame, channels, &self.0.device)?;
                 let denoise = Denoise {
-                    transformer: &transformer,
-                    device: &self.0.device,
+                    transformers: &transformers,
                     dtype: self.0.dtype,
                     plan: plan.clone(),
                     frames: &vec![frame; targets + 1],
                     condition: &packed_condition,
                     prompt: &positive,
                     negative: negative.as_ref(),
-                    guidance: self.0.guidance(&transformer, options.cfg_scale, options.cfg_normalize),
+                    guidance: Guidance {
+                        scale: options.cfg_scale,
+                        normalize: options.cfg_normalize,
+                        order: transformers.order(),
+                    },
                     held: None,
                 };
                 callbacks.in_part(index, seeds.len(), |callbacks| denoise.run(noise, callbacks))

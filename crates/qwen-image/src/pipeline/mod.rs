@@ -3,7 +3,9 @@
 //! Each follows its reference in diffusers step by step (`QwenImageLayeredPipeline`, `QwenImageEditPlusPipeline`),
 //! for one picture at a time.
 
+mod branches;
 mod callbacks;
+mod cfg_parallel;
 mod components;
 mod constants;
 mod denoise;
@@ -28,6 +30,7 @@ mod sizes;
 mod step_cache;
 
 pub use callbacks::{Callbacks, Stage, StageTiming};
+pub use cfg_parallel::{CfgParallel, CfgParallelOptions, Transformers};
 pub(crate) use components::overlays;
 pub use components::{Components, LoadOptions};
 pub use constants::{Conditioning, Constants, PipelineKind};

@@ -28,6 +28,8 @@ pub struct SamplingRecord {
     pub skipped_steps: Vec<u32>,
     /// How often the transformer was evaluated, counting each branch of guidance.
     pub passes: u32,
+    /// How many of these ran on the device of the negative branch, each at the same time as another one.
+    pub parallel_passes: u32,
 }
 
 /// What the denoise loop follows.

@@ -35,6 +35,8 @@ fn load() -> Result<(), Box<dyn StdError>> {
         },
     )?;
 
+    let limits = Limits { device, cfg_parallel_device: Some(DeviceChoice::Cuda(1)), ..Limits::default() };
+
     let input_image = image::open("scene.png")?.to_rgba8();
     let layers = pipe
         .decompose(

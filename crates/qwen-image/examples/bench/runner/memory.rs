@@ -156,7 +156,7 @@ impl Bench<'_> {
     }
 
     /// Notes whether a result has the same bytes as before.
-    fn note(&mut self, name: &str, equal: bool) {
+    pub(super) fn note(&mut self, name: &str, equal: bool) {
         let text = format!("{name}: {}", if equal { "the same bytes" } else { "OTHER bytes" });
         tracing::info!("{text}");
         self.report.notes.push(text);

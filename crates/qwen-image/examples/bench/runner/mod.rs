@@ -7,6 +7,7 @@ mod forward;
 mod memory;
 mod parts;
 mod pieces;
+mod two_devices;
 mod whole;
 
 use std::{path::PathBuf, time::Instant};
@@ -25,6 +26,10 @@ pub use self::forward::Tensors;
 pub struct BenchConfig {
     pub folder: PathBuf,
     pub device: DeviceChoice,
+    /// The second device of [`BenchPart::Guidance`] and [`BenchPart::Throughput`].
+    pub second_device: Option<DeviceChoice>,
+    /// The number of jobs of [`BenchPart::Throughput`].
+    pub jobs: usize,
     pub dtype: ComputeDType,
     pub parts: Vec<BenchPart>,
     pub repeats: usize,
@@ -55,6 +60,10 @@ pub enum BenchPart {
     Decompose,
     /// The whole edit pipeline, one reference.
     Edit,
+    /// The whole layered pipeline with guidance on one device, then on two, and whether both produce the same bytes.
+    Guidance,
+    /// Many jobs of the whole layered pipeline, on one device, then on two with a pipeline each.
+    Throughput,
     /// One pass on given tensors.
     Forward,
     /// Loading, offloading and streaming the transformer.
@@ -165,6 +174,8 @@ pub fn bench(config: &BenchConfig, progress: &mut dyn FnMut(&BenchLine)) -> Resu
             BenchPart::Vae => bench.vae()?,
             BenchPart::Decompose => bench.decompose()?,
             BenchPart::Edit => bench.edit()?,
+            BenchPart::Guidance => bench.guidance()?,
+            BenchPart::Throughput => bench.throughput()?,
             BenchPart::Memory => bench.memory()?,
             BenchPart::Modes => bench.modes()?,
             BenchPart::Forward => {

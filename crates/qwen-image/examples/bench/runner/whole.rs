@@ -47,7 +47,7 @@ impl Bench<'_> {
     }
 
     /// The preset's steps, or as many as are asked for.
-    fn sampling(&self) -> DecomposeOptions {
+    pub(super) fn sampling(&self) -> DecomposeOptions {
         let options = DecomposeOptions {
             prompt: "a red kite over the hills".to_owned(),
             num_inference_steps: self.config.steps,
@@ -65,7 +65,7 @@ impl Bench<'_> {
         }
     }
 
-    fn options(&self) -> PipelineOptions {
+    pub(super) fn options(&self) -> PipelineOptions {
         let weights = self.config.weights.clone();
         PipelineOptions {
             edit_model: Some(ModelRef::Folder(self.config.folder.clone())),

@@ -33,7 +33,7 @@ use std::{
 use candle_core::{
     DType, Result, Tensor,
     cuda::{
-        CudaDevice,
+        CudaDevice, WrapErr,
         cudarc::driver::{CudaFunction, CudaSlice, CudaStream, DevicePtr},
     },
 };
@@ -84,11 +84,13 @@ impl Gpu {
         thread_local! {
             static OPEN: RefCell<Vec<Rc<Gpu>>> = const { RefCell::new(Vec::new()) };
         }
+        let stream = device.cuda_stream();
+        // cuBLASLt and cuDNN work in the thread's current context, and a thread may use two GPUs in turn.
+        stream.context().bind_to_thread().w()?;
         OPEN.with_borrow_mut(|open| {
             if let Some(gpu) = open.iter().find(|gpu| gpu.device.id() == device.id()) {
                 return Ok(gpu.clone());
             }
-            let stream = device.cuda_stream();
             let gpu = Rc::new(Self {
                 device: device.clone(),
                 matmul: matmul::Matmuls::new()?,

@@ -85,8 +85,8 @@ fn two_models_swap_when_the_budget_holds_one() {
             device: DeviceChoice::Cuda(0),
             dtype: ComputeDType::Bf16,
             cpu_offload,
-            vram_budget: None,
             memory_budget: Some(1 << 34),
+            ..Limits::default()
         };
         let options = PipelineOptions {
             edit_model: Some(ModelRef::Folder(golden("checkpoints/edit"))),

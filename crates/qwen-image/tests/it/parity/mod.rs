@@ -4,6 +4,7 @@
 
 pub mod bars;
 mod broken_checkpoints;
+mod cfg_parallel;
 #[cfg(feature = "cuda")]
 mod gpu_memory;
 mod loras;

@@ -129,7 +129,7 @@ fn the_record_says_how_a_run_was_sampled() {
         ..DecomposeOptions::default()
     };
     let plain = run(&pipeline, &exact);
-    let SamplingRecord { sampler, sigmas, skipped_steps, passes } = &plain.sampling;
+    let SamplingRecord { sampler, sigmas, skipped_steps, passes, parallel_passes: _ } = &plain.sampling;
     assert_eq!((*sampler, sigmas.len(), skipped_steps.len(), *passes), (Sampler::Euler, 13, 0, 24));
 
     let own = sigmas.iter().map(|&sigma| f64::from(sigma)).collect();

@@ -16,8 +16,11 @@ use acetate::store::path_of;
 use serde_json::{Value, json};
 
 use crate::{
-    common::{is_root, names, until},
-    services::world::{World, in_both_worlds},
+    common::{TestDir, checkpoint, is_root, names, ran, until},
+    services::{
+        datasets::{png, write_parquet},
+        world::{World, in_both_worlds},
+    },
 };
 
 in_both_worlds! {
@@ -334,5 +337,34 @@ async fn a_large_shard_is_sent_in_parts() {
         let line: Value = serde_json::from_str(line).unwrap();
         let key = format!("{:06}.composite.png", line["row"].as_u64().unwrap());
         assert_eq!(files[&key], fs::read(world.path(line["composite"].as_str().unwrap())).unwrap());
+    }
+}
+
+/// The commands of docs/datasets.md, as they are written there.
+#[test]
+fn the_documented_commands_make_a_webdataset_of_a_hugging_face_dataset() {
+    let place = TestDir::new();
+    fs::create_dir(place.path("posters")).unwrap();
+    let rows = [(png([200, 0, 0, 255]), "red.png", "a red one"), (png([0, 0, 200, 255]), "blue.png", "a blue one")];
+    write_parquet(&place.path("posters/train-00000-of-00001.parquet"), &rows);
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/datasets.md")).unwrap();
+    let (_, section) = page.split_once("### From a Hugging Face dataset to a WebDataset of layers").unwrap();
+    let commands = section.split("```").nth(1).unwrap().strip_prefix("sh\n").unwrap();
+    assert_eq!(commands.lines().count(), 4, "{commands}");
+    let script = format!("set -e\ntrap 'kill -INT %1; wait' EXIT\n{commands}");
+    let program = Path::new(env!("CARGO_BIN_EXE_acetate")).parent().unwrap().display();
+    let output = place
+        .command_of(Path::new("bash"), &["-c", &script])
+        .env("PATH", format!("{program}:{}", std::env::var("PATH").unwrap()))
+        .env("ACETATE__HTTP__BIND", "127.0.0.1:0")
+        .env("ACETATE__QWEN_IMAGE__MODEL_PATH", checkpoint("layered"))
+        .env("ACETATE__QWEN_IMAGE__NUM_INFERENCE_STEPS", "2")
+        .output()
+        .unwrap();
+    let ran = ran(output);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let found: Vec<String> = archived(&place.path("posters-layers")).into_iter().map(|(name, _)| name).collect();
+    for wanted in ["000001.json", "000001.regenerated.png", "000001.layer_01.png", "000002.layer_04.png"] {
+        assert!(found.iter().any(|name| name == wanted), "{wanted}: {found:?}");
     }
 }

@@ -24,7 +24,7 @@ in_both_worlds! {
 }
 
 /// The encoded bytes of a picture of one color.
-fn png(pixel: [u8; 4]) -> Vec<u8> {
+pub fn png(pixel: [u8; 4]) -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
     image::RgbaImage::from_pixel(8, 6, image::Rgba(pixel)).write_to(&mut bytes, image::ImageFormat::Png).unwrap();
     bytes.into_inner()
@@ -171,7 +171,7 @@ async fn a_part_of_a_dataset_belongs_to_the_same_batch(world: World) {
 }
 
 /// Writes a file as the hub has them: a struct with the picture's bytes and its path, and a caption.
-fn write_parquet(path: &Path, rows: &[(Vec<u8>, &str, &str)]) {
+pub fn write_parquet(path: &Path, rows: &[(Vec<u8>, &str, &str)]) {
     let schema = "message schema {
         optional group image { optional binary bytes; optional binary path (UTF8); }
         optional binary text (UTF8);

@@ -39,7 +39,8 @@ impl FileLayer {
             };
             for (section, value) in sections {
                 if !is_section(section) {
-                    wrong(format!("[{name}] is neither a section nor a profile: {}", unknown(section)));
+                    let meant = meant(&name);
+                    wrong(format!("[{name}] is neither a section nor a profile{meant}: {}", unknown(section)));
                     continue;
                 }
                 let value = known(section, value.clone(), &mut wrong);
@@ -118,6 +119,17 @@ fn known(section: &str, value: Value, wrong: &mut impl FnMut(String)) -> Value {
         Some((path.split_once('.').map_or(key, |(_, key)| key.to_owned()), value))
     });
     Value::Dict(tag, keys.collect())
+}
+
+/// The section that the name of a server stands for.
+fn meant(section: &str) -> &'static str {
+    match section {
+        "database" | "db" | "postgres" | "sqlite" => " (the job database is in [status])",
+        "rabbitmq" | "amqp" | "broker" => " (RabbitMQ is in [queue])",
+        "s3" | "storage" => " (S3 is in [store])",
+        "model" | "models" | "gpu" => " (models and devices are in [qwen_image])",
+        _ => "",
+    }
 }
 
 fn unknown(name: &str) -> String {

@@ -182,6 +182,9 @@ pub fn parse_offload(text: &str) -> Result<CpuOffload, String> {
     }
 }
 
+/// More than that is a mistake.
+const MOST_BYTES: f64 = (1_u64 << 60) as f64;
+
 /// `20 GiB`, `20GB`, `512MiB`, or bytes; empty is 0.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let text = text.trim();
@@ -202,7 +205,11 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     }
     let number: f64 =
         number.parse().map_err(|_| format!("`{text}` is not an amount of memory; write for instance 20 GiB"))?;
-    Ok((number * unit) as u64)
+    let bytes = number * unit;
+    if bytes >= MOST_BYTES {
+        return Err(format!("`{text}` is more memory than any machine has; write for instance 20 GiB"));
+    }
+    Ok(bytes as u64)
 }
 
 /// A setting that may be a number, a boolean or a text.

@@ -5,7 +5,9 @@ use std::{path::PathBuf, time::Duration};
 use serde::Deserialize;
 
 use super::{
-    Secret, between, set,
+    Secret, between,
+    qwen_image::bytes,
+    set,
     store::list,
     tokens::{self, TokenSetting},
 };
@@ -57,6 +59,7 @@ pub struct Http {
     pub hosts: Vec<String>,
     #[serde(deserialize_with = "list")]
     pub cors_origins: Vec<String>,
+    #[serde(deserialize_with = "bytes")]
     pub max_upload_bytes: u64,
     pub max_queued: u64,
     pub requests_per_second: f64,
@@ -145,6 +148,8 @@ pub struct ImageLimits {
     pub max_width: u32,
     pub max_height: u32,
     pub max_pixels: u64,
+    #[serde(deserialize_with = "bytes")]
     pub max_bytes: u64,
+    #[serde(deserialize_with = "bytes")]
     pub max_memory: u64,
 }

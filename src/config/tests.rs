@@ -60,6 +60,11 @@ fn offload_and_memory_are_written_in_several_ways() {
     assert_eq!(loaded.config.qwen_image.cpu_offload, CpuOffload::Auto);
     assert!(read("cpu_offload = \"some\"").unwrap_err().contains("auto, none, model or sequential"));
     assert!(read("vram_budget = \"20 bananas\"").unwrap_err().contains("bananas"));
+    assert!(read("vram_budget = \"99999999999 GiB\"").unwrap_err().contains("99999999999 GiB"));
+    let text = "[http]\nmax_upload_bytes = \"64 MiB\"\n[image]\nmax_bytes = \"1 GiB\"\nmax_memory = 4294967296\n";
+    let config = with_file(text, home(), None).unwrap().config;
+    let amounts = (config.http.max_upload_bytes, config.image.max_bytes, config.image.max_memory);
+    assert_eq!(amounts, (64 << 20, 1 << 30, 4 << 30));
 }
 
 #[test]
@@ -110,6 +115,10 @@ fn mistakes_name_their_place_and_what_there_is() {
     let cases = [
         ("[qwen_image]\nlayers = 3", "acetate.toml: `qwen_image.layers` is not a setting; [qwen_image] has "),
         ("[qwen_imge]\nlayer_num = 3", "acetate.toml: [qwen_imge] is neither a section nor a profile: `layer_num`"),
+        (
+            "[database]\nurl = 3",
+            "acetate.toml: [database] is neither a section nor a profile (the job database is in [status]):",
+        ),
         ("[default.qwen]\nx = 3", "acetate.toml: [default] is neither a section nor a profile: `qwen`"),
         ("speed = 3", "acetate.toml: `speed` is not a setting; the sections are "),
         (

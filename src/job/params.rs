@@ -75,6 +75,13 @@ macro_rules! with_sampling {
         }
 
         impl $name {
+            /// The names of all parameters.
+            pub const FIELDS: &'static [&'static str] = &[
+                $(stringify!($field),)*
+                "preset", "steps", "cfg_scale", "seed", "negative_prompt", "sampler", "sigmas", "step_cache",
+                "cfg_until", "loras",
+            ];
+
             /// These parameters of sampling; everything else has its default.
             pub fn sampled(sampling: Sampling) -> Self {
                 let Sampling {
@@ -347,6 +354,7 @@ fn validated(at: &str, seed: Option<u64>, checked: Result<(), PipelineError>) ->
 pub fn parameter_of(option: &str) -> &str {
     match option {
         "num_inference_steps" => "steps",
+        "lightning" => "preset",
         other => other,
     }
 }

@@ -80,7 +80,7 @@ fn a_control_checkpoint_lifts_the_part_that_the_prompt_names() {
         (&control, &["2", "--prompt", "x"], "ask for 0 layers, and name the part in the prompt"),
         (&control, &["auto", "--prompt", "x"], "ask for 0 layers"),
         (&plain, &["0", "--prompt", "x"], "--layers: 0 lifts one part out of the picture, for which this checkpoint"),
-        (&plain, &["1", "--prompt", "x"], "--layers: 1 are fewer than this checkpoint was made for: 2 to 10"),
+        (&plain, &["1", "--prompt", "x"], "--layers: 1 is too few: this checkpoint makes 2 to 10 layers"),
     ] {
         let ran = run(model, more);
         assert!(ran.code != Some(0) && ran.stderr.contains(wanted), "{more:?} gave {ran:?}");

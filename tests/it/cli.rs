@@ -124,7 +124,7 @@ fn parameters_out_of_bounds() {
         refused(&[&["run", "decompose", "in.png", "--out", "out", "--model", &model], more].concat(), wanted);
     };
     decompose(&["--layers", "0"], &["--layers: 0 lifts one part", "use a Layered-Control checkpoint, or 2 to 10"]);
-    decompose(&["--layers", "1"], &["--layers: 1 are fewer than this checkpoint was made for: 2 to 10"]);
+    decompose(&["--layers", "1"], &["--layers: 1 is too few: this checkpoint makes 2 to 10 layers"]);
     decompose(&["--layers", "11"], &["--layers: 11 is not between 0 and 10"]);
     decompose(&["--layers", "-1"], &["-1", "--layers", "not a whole number, nor `auto`"]);
     decompose(&["--layers", "many"], &["many", "--layers", "not a whole number, nor `auto`"]);
@@ -139,7 +139,7 @@ fn parameters_out_of_bounds() {
     decompose(&["--seed", "9223372036854775808"], &["--seed", "between 0 and 9223372036854775807"]);
     decompose(&["--id", "seven"], &["`seven` is not a UUID"]);
     decompose(&["--label", "nothing"], &["write KEY=VALUE"]);
-    decompose(&["--dtype", "fp16"], &["black pictures", "bf16 or f32"]);
+    decompose(&["--dtype", "fp16"], &["black pictures", "use bf16 or fp8 on a GPU, f32 on a CPU"]);
     decompose(&["--dtype", "bf16"], &["--dtype", "bf16 is for GPUs"]);
     decompose(
         &["--guidance", "both"],
@@ -152,6 +152,12 @@ fn parameters_out_of_bounds() {
     guidance("cpu", "device is cpu; give two or more GPUs in pairs");
     guidance("cuda:1", "device is cuda:1, which makes no pairs");
     guidance("cuda:0,cuda:1,cuda:2", "device is cuda:0,cuda:1,cuda:2, which makes no pairs");
+    let place = TestDir::new();
+    place.picture("in.png", [1, 2, 3, 255]);
+    let mut from_variable = place.command(&["run", "decompose", "in.png", "--out", "out", "--model", &model]);
+    let ran = ran(from_variable.env("ACETATE__QWEN_IMAGE__DTYPE", "bf16").output().unwrap());
+    let words = "qwen_image.dtype (from ACETATE__QWEN_IMAGE__DTYPE): bf16 is for GPUs";
+    assert!(ran.code == Some(2) && ran.stderr.contains(words), "{ran:?}");
     decompose(&["--device", "tpu"], &["`tpu` is not a device; write cpu, cuda or cuda:0"]);
 }
 

@@ -317,7 +317,7 @@ async fn a_resolution_that_the_checkpoint_does_not_know_names_those_it_does() {
     let engine = Engine::start(&config(&golden("checkpoints/layered"))).unwrap();
     let params = DecomposeParams { resolution: Some(640), prompt: "x".into(), ..DecomposeParams::default() };
     let error = run(&engine, Work::Decompose { image: picture("house.png"), params, seed: 1 }).await.unwrap_err();
-    insta::assert_snapshot!(error, @"params.resolution: 640 is not supported by this checkpoint, which was made for [128, 192]");
+    insta::assert_snapshot!(error, @"params.resolution: 640 is not supported by this checkpoint, which was made for 128 or 192");
 }
 
 #[tokio::test]

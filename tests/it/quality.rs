@@ -102,7 +102,7 @@ fn more_layers_than_the_checkpoint_makes_are_refused() {
         &model,
     ]);
     assert_ne!(ran.code, Some(0));
-    assert!(ran.stderr.contains("layers: 6 are more than this checkpoint was made for: 2 to 5"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("layers: 6 is too many: this checkpoint makes 2 to 5 layers"), "{}", ran.stderr);
 }
 
 #[test]

@@ -185,6 +185,7 @@ impl QwenImagePipeline {
         options: &DecomposeOptions,
         callbacks: &mut Callbacks<'_>,
     ) -> Result<(DecomposeOutput, Used), Error> {
+        checked(options.check())?;
         let seed = options.seed.map_or_else(random_seed, Ok)?;
         let wanted = self.wanted(PipelineKind::Layered, options.loras.as_deref(), options.lightning);
         self.call(&wanted, callbacks, |pipeline, callbacks| match pipeline {
@@ -207,6 +208,7 @@ impl QwenImagePipeline {
         callbacks: &mut Callbacks<'_>,
         mut each: impl FnMut(DecomposeOutput) -> ControlFlow<()>,
     ) -> Result<Used, Error> {
+        checked(options.check())?;
         let wanted = self.wanted(PipelineKind::Layered, options.loras.as_deref(), options.lightning);
         // A call that is repeated because the memory was full goes on after what it made.
         let mut made = 0;
@@ -252,6 +254,7 @@ impl QwenImagePipeline {
         options: &EditOptions,
         callbacks: &mut Callbacks<'_>,
     ) -> Result<(EditOutput, Used), Error> {
+        checked(options.check())?;
         let seed = options.seed.map_or_else(random_seed, Ok)?;
         let wanted = self.wanted(PipelineKind::EditPlus, options.loras.as_deref(), options.lightning);
         self.call(&wanted, callbacks, |pipeline, callbacks| match pipeline {
@@ -273,6 +276,7 @@ impl QwenImagePipeline {
         callbacks: &mut Callbacks<'_>,
         mut each: impl FnMut(EditOutput) -> ControlFlow<()>,
     ) -> Result<Used, Error> {
+        checked(options.check())?;
         let wanted = self.wanted(PipelineKind::EditPlus, options.loras.as_deref(), options.lightning);
         let mut made = 0;
         let run = |pipeline: &LoadedPipeline, callbacks: &mut Callbacks<'_>| match pipeline {
@@ -409,6 +413,11 @@ impl QwenImagePipeline {
         };
         Ok((made, used))
     }
+}
+
+/// What is wrong with the options of a call, before a model is found and loaded for it.
+fn checked(options: Result<(), PipelineError>) -> Result<(), Error> {
+    options.map_err(|source| Error::pipeline("", "", "", source))
 }
 
 /// A seed of 53 bits, which every JSON reader represents exactly.

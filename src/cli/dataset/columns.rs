@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{Fields, RowPicture};
-use crate::job::{JobError, JobId, JobKind, value_from_slice};
+use crate::job::{DecomposeParams, EditParams, JobError, JobId, JobKind, value_from_slice};
 
 /// The fields of a message, besides parameters and labels.
 const FIELDS: [&str; 9] = ["version", "id", "kind", "priority", "input", "image", "images", "output", "labels"];
@@ -145,9 +145,12 @@ impl ColumnMapping {
 }
 
 impl ColumnMapping {
-    /// The parameter that the name of another column is one letter away from.
+    /// The parameter that another column may stand for: its name is one letter away, or that of other programs.
     pub fn meant(&self, name: &str) -> Option<&'static str> {
-        parameters(self.kind).into_iter().find(|field| field.len() > 4 && is_one_letter_off(name, field))
+        let parameters = parameters(self.kind);
+        let elsewhere = ELSEWHERE.iter().find(|(other, _)| *other == name).map(|(_, field)| *field);
+        let meant = elsewhere.filter(|field| parameters.contains(field));
+        meant.or_else(|| parameters.into_iter().find(|field| field.len() > 4 && is_one_letter_off(name, field)))
     }
 }
 
@@ -171,45 +174,23 @@ fn is_picture(name: &str) -> bool {
 
 fn parameters(kind: JobKind) -> Vec<&'static str> {
     match kind {
-        JobKind::Decompose => DECOMPOSE.to_vec(),
-        JobKind::Edit => EDIT.to_vec(),
+        JobKind::Decompose => DecomposeParams::FIELDS.to_vec(),
+        // A mask is a picture, but a column like the parameters.
+        JobKind::Edit => [EditParams::FIELDS, &["mask"]].concat(),
         JobKind::Composite => Vec::new(),
         JobKind::Workflow => WORKFLOW.to_vec(),
     }
 }
 
-const DECOMPOSE: [&str; 13] = [
-    "prompt",
-    "layers",
-    "resolution",
-    "cfg_normalize",
-    "output_size",
-    "min_psnr",
-    "trim",
-    "steps",
-    "cfg_scale",
-    "seed",
-    "count",
-    "seeds",
-    "negative_prompt",
-];
-const EDIT: [&str; 14] = [
-    "instruction",
-    "mask",
-    "region",
-    "feather",
-    "keep_rest",
-    "drift_guard",
-    "alpha",
-    "output_size",
-    "steps",
-    "cfg_scale",
-    "seed",
-    "count",
-    "seeds",
-    "negative_prompt",
-];
 const WORKFLOW: [&str; 2] = ["decompose", "edits"];
+/// What diffusers and others call parameters.
+const ELSEWHERE: [(&str, &str); 5] = [
+    ("num_inference_steps", "steps"),
+    ("true_cfg_scale", "cfg_scale"),
+    ("guidance_scale", "cfg_scale"),
+    ("layer_num", "layers"),
+    ("num_layers", "layers"),
+];
 
 fn is_of_a_job(name: &str, kind: JobKind) -> bool {
     FIELDS.contains(&name) || name == "params" || name.starts_with("label.") || parameters(kind).contains(&name)
@@ -263,6 +244,8 @@ fn typed(field: &str, cell: String) -> Result<Value, JobError> {
             | "mask"
             | "keep_rest"
             | "alpha"
+            | "preset"
+            | "sampler"
     );
     if is_text || field.starts_with("label.") {
         return Ok(Value::String(cell));
@@ -380,6 +363,19 @@ mod tests {
         assert_eq!((job, meta), (wanted, json!({ "zip": "007" })));
         let error = split(&plain, &json!({ "image": "a", "seed": "nan" }), true).unwrap_err();
         assert_eq!(error, "seed: `nan` is not a value; leave the cell empty");
+    }
+
+    #[test]
+    fn every_parameter_of_a_job_is_a_column() {
+        let mut row = json!({ "image": "a.png", "preset": "fast", "sampler": "euler", "step_cache": 2, "loras": [] });
+        let wanted = row.clone();
+        row["num_inference_steps"] = json!(20);
+        let (job, meta) = split(&columns(&[], &[]), &row, false).unwrap();
+        assert_eq!((job, meta), (wanted, json!({ "num_inference_steps": 20 })));
+        assert_eq!(columns(&[], &[]).meant("num_inference_steps"), Some("steps"));
+        let known = serde_json::to_value(DecomposeParams { seed: Some(1), ..DecomposeParams::default() }).unwrap();
+        let unknown = known.as_object().unwrap().keys().find(|field| !is_of_a_job(field, JobKind::Decompose));
+        assert_eq!(unknown, None);
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub fn check_apart(inputs: &Inputs, out: &Path) -> Result<(), JobError> {
 
 /// The model folders that the task needs must exist before anything starts.
 pub fn check_models(loaded: &LoadedConfig, task: &Task) -> Result<(), JobError> {
-    let engine = app::engine_config(loaded)?;
+    let engine = app::engine_config(loaded).map_err(|error| in_words_of_settings(loaded, error))?;
     let params = match task {
         Task::Decompose(params) => Some(params),
         Task::Workflow(params) => Some(&params.decompose),
@@ -103,6 +103,17 @@ fn check_model(model: &ModelRef) -> Result<(), JobError> {
 /// The parameters of a workflow's edits that are flags for all of them.
 const OF_ALL_EDITS: [&str; 4] = ["region", "feather", "keep_rest", "drift_guard"];
 
+/// Names the flag that a setting is from, or else the setting and its file or variable.
+fn in_words_of_settings(loaded: &LoadedConfig, error: JobError) -> JobError {
+    let JobError::InvalidRequest { field, reason } = error else { return error };
+    let field = match loaded.settings.iter().find(|setting| setting.key == field) {
+        Some(setting) if setting.from.starts_with("--") => setting.from.clone(),
+        Some(setting) => format!("{field} (from {})", setting.from),
+        None => field,
+    };
+    JobError::InvalidRequest { field, reason }
+}
+
 /// Turns `params.cfg_scale: ...` into `--cfg-scale: ...`.
 pub fn in_words_of_flags(error: JobError) -> JobError {
     let JobError::InvalidRequest { field, reason } = error else { return error };
@@ -111,7 +122,6 @@ pub fn in_words_of_flags(error: JobError) -> JobError {
         (edit, name) if edit.starts_with("params.edits[") && !OF_ALL_EDITS.contains(&name) => "--edit".to_owned(),
         ("input", _) => "IMAGE".to_owned(),
         ("input.mask", _) => "--mask".to_owned(),
-        (setting, _) if setting.starts_with("qwen_image.") => format!("--{}", name.replace('_', "-")),
         (param, _) if param.starts_with("params.") => format!("--{}", name.replace('_', "-")),
         (_, "out" | "id" | "model" | "reuse") => format!("--{name}"),
         _ => field,

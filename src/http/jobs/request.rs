@@ -226,13 +226,19 @@ async fn check_model(api: &Api, task: &Task) -> Answer<()> {
     if let (Some([least, most]), Some(layers)) = (model.layers, params.layers.number())
         && !(least..=most).contains(&layers)
     {
-        let than = if layers > most { "more" } else { "fewer" };
-        let reason = format!("{layers} are {than} than the model {} was made for: {least} to {most}", model.id);
+        let amount = if layers > most { "many" } else { "few" };
+        let reason = match most {
+            0 => {
+                format!("the model {} lifts one part out of the picture; ask for 0, and name it in `prompt`", model.id)
+            }
+            _ => format!("{layers} is too {amount}: the model {} makes {least} to {most} layers", model.id),
+        };
         return Err(JobError::invalid(format!("{at}.layers"), reason).into());
     }
     match (params.resolution, model.resolutions) {
         (Some(asked), Some(accepted)) if !accepted.contains(&asked) => {
-            let reason = format!("{asked} is not supported by the model {}, which was made for {accepted:?}", model.id);
+            let accepted = accepted.iter().map(u32::to_string).collect::<Vec<_>>().join(" or ");
+            let reason = format!("{asked} is not supported by the model {}, which was made for {accepted}", model.id);
             Err(JobError::invalid(format!("{at}.resolution"), reason).into())
         }
         _ => Ok(()),

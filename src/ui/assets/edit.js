@@ -38,7 +38,7 @@ export function editLayer(sheets, key, { config, models }) {
   const versions = h('ol.versions', { 'aria-label': 'Versions of this layer, oldest first' });
   const compare = new Compare();
   const form = h('form', { onsubmit: send },
-    field('instruction', 'What to change', 'One change at a time works best. The outline does not change.', instruction),
+    field('instruction', 'What to change', 'One change at a time works best. The outline stays the same unless you allow a new one.', instruction),
     h('div.examples', { role: 'group', 'aria-label': 'Examples' }, (models?.edit?.small ? SMALL_EXAMPLES : EXAMPLES).map(([text, effect]) =>
       h('button', { type: 'button', title: effect, onclick: () => { instruction.value = text; instruction.focus(); } }, text))),
     h('div.fields', {},

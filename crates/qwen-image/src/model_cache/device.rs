@@ -217,7 +217,7 @@ impl FromStr for ComputeDType {
             "bf16" | "bfloat16" => Ok(Self::Bf16),
             "fp8" | "float8" => Ok(Self::Fp8),
             "fp16" | "f16" | "float16" | "half" => Err(format!(
-                "{text} gives black pictures with this model: its activations overflow 16-bit floats; use bf16 or f32"
+                "{text} gives black pictures with this model: its activations overflow 16-bit floats; use bf16 or fp8 on a GPU, f32 on a CPU"
             )),
             other => Err(format!("`{other}` is not a number format; write f32, bf16 or fp8")),
         }

@@ -222,8 +222,8 @@ impl Constants {
                  checkpoint, or {least} to {most} layers"
             ),
             Some(layers) => {
-                let than = if layers > most { "more" } else { "fewer" };
-                format!("{layers} are {than} than this checkpoint was made for: {least} to {most}")
+                let amount = if layers > most { "many" } else { "few" };
+                format!("{layers} is too {amount}: this checkpoint makes {least} to {most} layers")
             }
             None => return Ok(()),
         };
@@ -274,7 +274,7 @@ mod tests {
         }
         for (name, layers, wanted) in [
             ("Qwen-Image-Layered", Some(0), "use a Layered-Control checkpoint, or 2 to 10 layers"),
-            ("Qwen-Image-Layered", Some(1), "1 are fewer than this checkpoint was made for: 2 to 10"),
+            ("Qwen-Image-Layered", Some(1), "1 is too few: this checkpoint makes 2 to 10 layers"),
             ("models--DiffSynth-Studio--Qwen-Image-Layered-Control", Some(4), "ask for 0 layers, and name the part"),
             ("models--DiffSynth-Studio--Qwen-Image-Layered-Control", None, "ask for 0 layers, and name the part"),
         ] {

@@ -106,7 +106,8 @@ impl QwenImageLayeredPipeline {
         let accepted = &self.0.constants.resolutions;
         let resolution = options.resolution.unwrap_or(accepted[0]);
         if !accepted.contains(&resolution) {
-            let reason = format!("{resolution} is not supported by this checkpoint, which was made for {accepted:?}");
+            let accepted = accepted.iter().map(u32::to_string).collect::<Vec<_>>().join(" or ");
+            let reason = format!("{resolution} is not supported by this checkpoint, which was made for {accepted}");
             return Err(PipelineError::invalid("resolution", reason));
         }
         self.0.constants.check_layers((!options.auto_layers).then_some(options.layers))?;

@@ -29,7 +29,7 @@ const EDIT_2511: [(u32, &str, &str); 1] =
 /// None if the checkpoint needs none.
 ///
 /// # Errors
-/// [`Error::Invalid`] for `preset` or `num_inference_steps` if there is none, with what to do instead.
+/// [`Error::Invalid`] for `lightning` if there is none, with what to do instead.
 pub fn lightning_lora(kind: PipelineKind, folder: &Path, steps: u32) -> Result<Option<Lora>, Error> {
     let refused = |source| Error::model(&folder.display().to_string(), "", source);
     match Constants::lightning(folder).map_err(refused)? {
@@ -43,9 +43,9 @@ pub fn lightning_lora(kind: PipelineKind, folder: &Path, steps: u32) -> Result<O
     }
     let none = |of: &str| {
         let reason = format!(
-            "there is no Lightning LoRA for {of}; use `fast`, or name a LoRA for few steps that was made for this model"
+            "there is no Lightning LoRA for {of}; use the preset `fast`, or name a LoRA for few steps that was made for this model"
         );
-        Error::invalid("preset", reason)
+        Error::invalid("lightning", reason)
     };
     let transformer = folder.join("transformer");
     let published: &[_] = match kind {
@@ -76,5 +76,5 @@ fn other_steps(made_for: &[u32], steps: u32) -> Error {
         "{steps} steps, but this model's Lightning LoRA is made for {}; use that number, or name another LoRA",
         made_for.join(" or ")
     );
-    Error::invalid("num_inference_steps", reason)
+    Error::invalid("lightning", reason)
 }

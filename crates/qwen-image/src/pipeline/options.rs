@@ -120,7 +120,18 @@ impl DecomposeOptions {
             return Err(PipelineError::invalid("resolution", reason));
         }
         check_loras(self.loras.as_deref())?;
+        check_lightning(self.lightning, self.num_inference_steps)?;
         SamplingOptions::from(self).check()
+    }
+}
+
+fn check_lightning(lightning: Option<u32>, steps: u32) -> Result<()> {
+    match lightning {
+        Some(made_for) if made_for != steps => {
+            let reason = format!("is for {made_for} steps, but num_inference_steps is {steps}; both must be the same");
+            Err(PipelineError::invalid("lightning", reason))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -243,6 +254,7 @@ impl EditOptions {
             return Err(PipelineError::invalid("feather", format!("{feather} is not between {least} and {most}")));
         }
         check_loras(self.loras.as_deref())?;
+        check_lightning(self.lightning, self.num_inference_steps)?;
         SamplingOptions::from(self).check()
     }
 }

@@ -54,6 +54,7 @@ fn options_of_a_call_that_are_out_of_bounds_name_the_field() {
         (DecomposeOptions { cfg_until: 1.01, ..DecomposeOptions::default() }, "cfg_until"),
         (DecomposeOptions { step_cache: 11, ..DecomposeOptions::default() }, "step_cache"),
         (DecomposeOptions { sigmas: Some(vec![1.0, 0.5]), ..DecomposeOptions::default() }, "sigmas"),
+        (DecomposeOptions { lightning: Some(4), ..DecomposeOptions::default() }, "lightning"),
         (DecomposeOptions { cfg_scale: f64::INFINITY, ..DecomposeOptions::default() }, "cfg_scale"),
     ] {
         assert_invalid(pipe.decompose(&picture, options), field);
@@ -61,7 +62,14 @@ fn options_of_a_call_that_are_out_of_bounds_name_the_field() {
     assert_invalid(pipe.decompose(&RgbaImage::new(3000, 1), DecomposeOptions::default()), "input");
     let options = EditOptions { num_inference_steps: 1001, ..EditOptions::default() };
     assert_invalid(pipe.edit_layer(&picture, "Make it blue.", options), "num_inference_steps");
+    let options = EditOptions { feather: Some(3), ..EditOptions::default() };
+    assert_invalid(pipe.edit_layer(&picture, "Make it blue.", options), "feather");
     assert!(matches!(pipe.composite(&[]), Err(Error::Image(_))));
+    // Before anything is loaded, or downloaded.
+    let mut nothing =
+        QwenImagePipeline::lazy(ModelRef::parse("no/such-model").unwrap(), PipelineOptions::default()).unwrap();
+    let options = DecomposeOptions { cfg_scale: f64::NAN, ..DecomposeOptions::default() };
+    assert_invalid(nothing.decompose(&picture, options), "cfg_scale");
 }
 
 #[test]

@@ -51,14 +51,14 @@ pub use nested::{LAYER_OF, MOST_NESTED, ParentLayer, pictures_of};
 pub use objects::JobObjects;
 pub use params::{
     AlphaMode, CompositeParams, DecomposeParams, EditParams, KeepRest, LayerEdit, MAX_SEED, MIN_PSNR, OutputSize,
-    WorkflowParams, parameter_of,
+    WorkflowParams,
 };
 pub use percent::percent_decoded;
 pub use request::{
     COMPOSITE_IMAGES, EDIT_IMAGES, InputRef, JobRequest, MAX_PRIORITY, MAX_REQUEST_BYTES, Output, TENANT,
     VERSION as REQUEST_VERSION, check_version,
 };
-pub use sampling::{Sampling, expand_presets, leave_lightning};
+pub use sampling::{Sampling, expand_presets, leave_lightning, parameter_of};
 pub use start_time::{StartTime, time_from_value};
 pub use state::{JobState, Progress, Stage};
 pub use task::Task;

@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 use super::{
     JobError, LayerCount, PresetName, SamplerName, Sampling, Seeds,
     lora::{LoraParam, check_loras},
+    sampling::parameter_of,
 };
 
 /// The largest seed, because databases and JSON readers store signed integers.
@@ -347,15 +348,6 @@ fn validated(at: &str, seed: Option<u64>, checked: Result<(), PipelineError>) ->
             invalid("seed", format!("a seed is between 0 and {MAX_SEED}"))
         }
         Ok(()) => Ok(()),
-    }
-}
-
-/// The request's name for an option of the library.
-pub fn parameter_of(option: &str) -> &str {
-    match option {
-        "num_inference_steps" => "steps",
-        "lightning" => "preset",
-        other => other,
     }
 }
 

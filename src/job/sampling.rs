@@ -83,6 +83,15 @@ impl Sampling {
     }
 }
 
+/// The request's name for an option of the library.
+pub fn parameter_of(option: &str) -> &str {
+    match option {
+        "num_inference_steps" => "steps",
+        "lightning" => "preset",
+        other => other,
+    }
+}
+
 /// Adds what a preset stands for to the parameters of a request, which win where they name the same. Workflows have a
 /// preset for each part. An unknown preset is left for the reader of the parameters to refuse.
 pub fn expand_presets(params: &mut Map<String, Value>) {

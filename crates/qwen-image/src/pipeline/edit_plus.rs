@@ -255,13 +255,8 @@ fn given(image: &RgbaImage, alpha: AlphaMode) -> (Vec<RgbImage>, Vec<String>) {
 
 /// The mask, unless it lets everything change.
 fn checked_mask<'a>(inputs: &EditInputs<'a>, options: &EditOptions) -> Result<Option<&'a Mask>> {
+    let Some(mask) = inputs.mask else { return Ok(None) };
     let invalid = |field, reason: String| Err(PipelineError::invalid(field, reason));
-    let Some(mask) = inputs.mask else {
-        return match options.feather {
-            Some(_) if !options.keep_rest => invalid("feather", "needs a mask, or keep_rest".to_owned()),
-            _ => Ok(None),
-        };
-    };
     if options.keep_rest {
         return invalid("keep_rest", "finds what changed without a mask; give a mask, or this".to_owned());
     }

@@ -62,8 +62,6 @@ fn options_of_a_call_that_are_out_of_bounds_name_the_field() {
     assert_invalid(pipe.decompose(&RgbaImage::new(3000, 1), DecomposeOptions::default()), "input");
     let options = EditOptions { num_inference_steps: 1001, ..EditOptions::default() };
     assert_invalid(pipe.edit_layer(&picture, "Make it blue.", options), "num_inference_steps");
-    let options = EditOptions { feather: Some(3), ..EditOptions::default() };
-    assert_invalid(pipe.edit_layer(&picture, "Make it blue.", options), "feather");
     assert!(matches!(pipe.composite(&[]), Err(Error::Image(_))));
     // Before anything is loaded, or downloaded.
     let mut nothing =

@@ -36,22 +36,22 @@ def gradient(width, height, stops):
     return Image.fromarray(np.repeat(column[:, None], width * SCALE, 1).round().astype(np.uint8), "RGBA")
 
 
-def polygon(image, shape, colour, alpha=255):
+def polygon(image, shape, color, alpha=255):
     layer = Image.new("RGBA", image.size, (0, 0, 0, 0))
-    ImageDraw.Draw(layer).polygon(points(*shape), fill=(*rgb(colour), alpha))
+    ImageDraw.Draw(layer).polygon(points(*shape), fill=(*rgb(color), alpha))
     image.alpha_composite(layer)
 
 
-def ellipse(image, cx, cy, rx, ry, colour, alpha=255, blur=0):
-    layer = Image.new("RGBA", image.size, (*rgb(colour), 0))
+def ellipse(image, cx, cy, rx, ry, color, alpha=255, blur=0):
+    layer = Image.new("RGBA", image.size, (*rgb(color), 0))
     box = points((cx - rx, cy - ry), (cx + rx, cy + ry))
-    ImageDraw.Draw(layer).ellipse([*box[0], *box[1]], fill=(*rgb(colour), alpha))
+    ImageDraw.Draw(layer).ellipse([*box[0], *box[1]], fill=(*rgb(color), alpha))
     image.alpha_composite(layer.filter(ImageFilter.GaussianBlur(blur * SCALE)) if blur else layer)
 
 
-def line(image, shape, colour, width, alpha=255):
+def line(image, shape, color, width, alpha=255):
     layer = Image.new("RGBA", image.size, (0, 0, 0, 0))
-    ImageDraw.Draw(layer).line(points(*shape), fill=(*rgb(colour), alpha), width=round(width * SCALE), joint="curve")
+    ImageDraw.Draw(layer).line(points(*shape), fill=(*rgb(color), alpha), width=round(width * SCALE), joint="curve")
     image.alpha_composite(layer)
 
 
@@ -77,7 +77,7 @@ def ball(image, cx, cy, r, dark, middle, light):
     facing = np.clip(-0.45 * u - 0.6 * v + 0.66 * z, 0, 1)
     bounce = np.clip(v - 0.45, 0, 1) * 0.35
     level = np.clip(0.08 + 0.86 * facing + bounce, 0, 1)[..., None]
-    low, mid, high = (np.array(rgb(colour), float) for colour in (dark, middle, light))
+    low, mid, high = (np.array(rgb(color), float) for color in (dark, middle, light))
     shade = np.where(level < 0.55, low + (mid - low) * level / 0.55, mid + (high - mid) * (level - 0.55) / 0.45)
     gloss = np.exp(-(((u + 0.38) ** 2 + (v + 0.45) ** 2) / 0.02))[..., None] * 190
     inside = (np.hypot(u, v) <= 1).astype(np.uint8) * 255
@@ -254,8 +254,8 @@ def poster():
     ellipse(image, 385, 572, 70, 9, "173326", 130, blur=5)
     polygon(image, [(372, 572), (378, 440), (394, 440), (402, 572)], "5a3a2a")
     polygon(image, [(388, 440), (394, 440), (402, 572), (390, 572)], "432a20")
-    for cx, cy, r, colour in [(345, 420, 44, "1f6b4c"), (425, 424, 42, "1b5f44"), (385, 380, 56, "2a8259"), (370, 364, 32, "46a06e")]:
-        ellipse(image, cx, cy, r, r, colour)
+    for cx, cy, r, color in [(345, 420, 44, "1f6b4c"), (425, 424, 42, "1b5f44"), (385, 380, 56, "2a8259"), (370, 364, 32, "46a06e")]:
+        ellipse(image, cx, cy, r, r, color)
     for cx, cy in [(340, 418), (372, 400), (412, 392), (428, 430), (390, 436), (398, 358)]:
         ellipse(image, cx, cy, 6, 6, "e4573d")
 
@@ -281,8 +281,8 @@ def poster():
     for _ in range(40):
         x, y = RNG.random() * width, 590 + RNG.random() * 46
         if not 95 < x < 220:
-            colour = ["ffd35c", "f6f1ff", "ff8f76"][RNG.integers(3)]
-            ellipse(image, x, y, 2.6, 2.6, colour)
+            color = ["ffd35c", "f6f1ff", "ff8f76"][RNG.integers(3)]
+            ellipse(image, x, y, 2.6, 2.6, color)
     whole = canvas(width, height)
     for number, (sheet, name) in enumerate(zip(sheets, ["sky", "star", "hills", "tree", "house"], strict=True), 1):
         whole.alpha_composite(sheet)

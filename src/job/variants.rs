@@ -55,7 +55,7 @@ impl Seeds<'_> {
             if seeds[..index].contains(seed) {
                 return invalid(
                     &format!("seeds[{index}]"),
-                    format!("{seed} is there twice; each variant needs its own"),
+                    format!("{seed} is given twice; each variant needs a seed of its own"),
                 );
             }
         }

@@ -112,7 +112,7 @@ fn what_cannot_be_meant_is_refused() {
         (&["--count", "0"][..], "--count: 0 is not between 1 and 64"),
         (&["--count", "65"], "--count: 65 is not between 1 and 64"),
         (&["--count", "3", "--seeds", "1,2"], "--count: 3, but there are 2 seeds"),
-        (&["--seeds", "1,2,1"], "--seeds[2]: 1 is there twice"),
+        (&["--seeds", "1,2,1"], "--seeds[2]: 1 is given twice"),
         (&["--seeds", "1,"], "--seeds"),
         (&["--seeds", "1,2", "--seed", "3"], "cannot be used with"),
         (&["--count", "2", "--seed", "9223372036854775807"], "--seed: the last variant's seed"),

@@ -5,8 +5,8 @@
 #   tests/deploy/check.sh
 #
 # A check whose tool is missing is listed at the end as SKIPPED; with DEPLOY_CHECKS=all it is a failure. The tools:
-# docker compose 2.24 or newer, promtool, kubectl, kubernetes-validate, cloudcoil-models-keda and PyYAML (from PyPI),
-# shellcheck, systemd-analyze, actionlint, zizmor and check-jsonschema (from PyPI), and acetate itself
+# docker compose 2.24 or newer, promtool, kubectl, kubernetes-validate, cloudcoil-models-keda and PyYAML (from PyPI), and
+# also shellcheck, systemd-analyze, actionlint, zizmor and check-jsonschema (from PyPI), and acetate itself
 # (target/release/acetate, target/debug/acetate or $ACETATE).
 # shellcheck disable=SC2317,SC2329  # functions are called by name, through check()
 set -euo pipefail

@@ -86,6 +86,7 @@ pub async fn serve_api(
         probes: Probes::new(jobs.clone(), queue.clone(), probed, metrics, works, broken, shutdown.drain.clone()),
         resident: working.as_ref().map(|worker| worker.engine.resident()),
         is_dead: Arc::new(move |worker| liveness.is_dead(worker)),
+        most_long: server.most_long(),
         stop: stop.clone(),
     });
     if let Some(address) = server.address() {

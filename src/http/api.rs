@@ -6,13 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use axum::http::StatusCode;
 use jiff::Timestamp;
-use tokio::sync::{Mutex, Notify, Semaphore, watch};
+use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     HttpSettings, Probes, ServerModels,
     caller::Caller,
+    jobs::UploadMemory,
     middleware::Rates,
     pace::Pace,
     problem::{Answer, ApiError},
@@ -28,7 +30,8 @@ use crate::{
     trace,
 };
 
-/// How many pictures are uploaded or resized at a time, because each may be large in memory.
+/// How many pictures are converted at a time, because each may be large in memory; and how many of the largest uploads
+/// may arrive at a time.
 const UPLOADS: usize = 4;
 /// The maximum age of the cached counts of waiting jobs.
 const FRESH: Duration = Duration::from_millis(500);
@@ -51,6 +54,8 @@ pub struct ApiParts {
     pub resident: Option<watch::Receiver<Resident>>,
     /// Whether the worker with this name is known to have died.
     pub is_dead: Arc<dyn Fn(&str) -> bool + Send + Sync>,
+    /// The most requests that stay open while a job runs.
+    pub most_long: usize,
     /// Set when the server stops, so that streams end.
     pub stop: CancellationToken,
 }
@@ -86,7 +91,10 @@ pub struct ApiInner {
     pub watch: JobWatcher,
     pub rates: Rates,
     pub thumbnails: Thumbnails,
+    /// For pictures that are converted, and files that are made of layers.
     pub uploads: Semaphore,
+    pub upload_memory: UploadMemory,
+    long: Arc<Semaphore>,
     waiting: Mutex<WaitingJobs>,
     models: Mutex<Option<(Instant, ServerModels)>>,
     /// Held while a job of a token with a limit is counted and accepted.
@@ -107,12 +115,16 @@ impl Api {
         let watch = JobWatcher::start(parts.jobs.clone(), parts.stop.clone());
         let rates = Rates::new(parts.settings.requests_per_second, &parts.settings.tokens);
         let jobs = parts.jobs.clone();
+        let upload_memory = UploadMemory::new(parts.settings.max_upload_bytes.saturating_mul(UPLOADS as u64));
+        let long = Arc::new(Semaphore::new(parts.most_long));
         let inner = Arc::new(ApiInner {
             parts,
             watch,
             rates,
             thumbnails: Thumbnails::default(),
             uploads: Semaphore::new(UPLOADS),
+            upload_memory,
+            long,
             waiting: Mutex::default(),
             models: Mutex::default(),
             counting: Mutex::default(),
@@ -128,6 +140,19 @@ impl Api {
             jobs: self.parts.jobs.by(actor.clone()),
             jobs_per_day: caller.jobs_per_day.map(|most| (most, actor)),
         }
+    }
+
+    /// A place for a request that stays open while a job runs: it ends when it is dropped.
+    pub fn long_request(&self) -> Answer<OwnedSemaphorePermit> {
+        let most = self.parts.most_long;
+        self.long.clone().try_acquire_owned().map_err(|_| {
+            let detail = format!(
+                "{most} event streams and waiting requests are open, which is half of the connections that this server \
+                 accepts (http.max_connections, and at most half of `ulimit -n`); ask GET /v1/jobs/ID now and then \
+                 instead, or try again later"
+            );
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail).later(5)
+        })
     }
 
     pub fn settings(&self) -> &HttpSettings {

@@ -11,7 +11,7 @@ use futures_util::{StreamExt, stream};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use super::{listen::is_too_slow, problem::ApiError};
+use super::{jobs::is_full, listen::is_too_slow, problem::ApiError};
 use crate::job::{JobError, JobId, JsonError, object_from_slice, value_from_slice};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -150,10 +150,17 @@ pub async fn whole(headers: &HeaderMap, body: Body, most: u64) -> Result<Bytes, 
 
 /// The error for a body that does not arrive.
 fn broken_body(error: &(dyn std::error::Error + 'static)) -> ApiError {
+    if let Some(detail) = is_full(error) {
+        return too_many(detail);
+    }
     match is_too_slow(error) {
         Some(detail) => too_slow(detail),
         None => ApiError::bad_request("the body ended early"),
     }
+}
+
+pub fn too_many(detail: impl Into<String>) -> ApiError {
+    ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail).later(5)
 }
 
 pub fn too_slow(detail: impl Into<String>) -> ApiError {

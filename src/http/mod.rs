@@ -87,6 +87,11 @@ impl Server {
         Ok(Self { listener, limits })
     }
 
+    /// The most requests that stay open while a job runs: the other half of the connections is for all others.
+    pub fn most_long(&self) -> usize {
+        (self.limits.most / 2).max(1)
+    }
+
     pub fn address(&self) -> Option<SocketAddr> {
         self.listener.local_addr().ok()
     }

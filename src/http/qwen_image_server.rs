@@ -16,7 +16,7 @@ use super::{
     api::Api,
     caller::Caller,
     export, extract, files,
-    jobs::keep,
+    jobs::{keep, receive},
     openapi::Binary,
     problem::{Answer, ApiError, Problem},
     view::InputView,
@@ -196,12 +196,15 @@ pub async fn edit_status(State(api): State<Api>) -> Json<ModelStatus> {
 }
 
 async fn body<T: DeserializeOwned>(api: &Api, request: Request<Body>) -> Answer<(HeaderMap, T)> {
-    let (parts, body) = request.into_parts();
-    if !extract::is_json(&parts.headers) {
-        return Err(extract::unsupported("application/json"));
-    }
-    let bytes = extract::whole(&parts.headers, body, api.settings().max_upload_bytes).await?;
-    Ok((parts.headers, extract::parse(&bytes)?))
+    receive(api, request, |request: Request<Body>| async move {
+        let (parts, body) = request.into_parts();
+        if !extract::is_json(&parts.headers) {
+            return Err(extract::unsupported("application/json"));
+        }
+        let bytes = extract::whole(&parts.headers, body, api.settings().max_upload_bytes).await?;
+        Ok((parts.headers, extract::parse(&bytes)?))
+    })
+    .await
 }
 
 fn accepts(headers: &HeaderMap, media_type: &str) -> bool {

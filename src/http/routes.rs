@@ -1,7 +1,10 @@
 //! The routes and their middleware.
 
+use std::sync::LazyLock;
+
 use axum::{
-    Json, Router,
+    Router,
+    body::Bytes,
     extract::DefaultBodyLimit,
     http::header,
     middleware::{from_fn, from_fn_with_state},
@@ -100,8 +103,11 @@ pub fn routes(api: Api) -> Router {
         .layer(from_fn(metrics::requests))
 }
 
+/// It is made once: that takes far longer than sending it, and anyone may ask for it.
 async fn document() -> Response {
-    ([(header::CACHE_CONTROL, "no-cache")], Json(api_document())).into_response()
+    static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| serde_json::to_vec(&api_document()).unwrap_or_default().into());
+    let headers = [(header::CACHE_CONTROL, "no-cache"), (header::CONTENT_TYPE, "application/json")];
+    (headers, DOCUMENT.clone()).into_response()
 }
 
 #[cfg(test)]

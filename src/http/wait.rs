@@ -59,6 +59,7 @@ pub fn submission(
 
 /// Submits jobs and waits until all of them have succeeded. If one fails, the others are cancelled.
 pub async fn done(api: &Api, bodies: Vec<SubmitBody>, wait: Wait<'_>) -> Answer<Vec<JobRow>> {
+    let _long = api.long_request()?;
     let deadline = Instant::now() + wait.most.unwrap_or(ENDLESS);
     let mut requests = Vec::with_capacity(bodies.len());
     for (index, body) in bodies.into_iter().enumerate() {

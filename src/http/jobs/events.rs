@@ -16,7 +16,7 @@ use axum::{
 };
 use futures_util::{Stream, stream};
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use utoipa::ToSchema;
 
 use crate::{
@@ -65,6 +65,7 @@ pub async fn events(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> A
         // An EventSource does not reconnect after this status.
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
+    let long = api.long_request()?;
     let reader = EventReader {
         told: if newer { None } else { Some(Arc::new(row.clone())) },
         next: newer.then(|| Arc::new(row)),
@@ -72,6 +73,7 @@ pub async fn events(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> A
         id: last.unwrap_or_default(),
         states,
         api,
+        _long: long,
         _counted: Watcher::default(),
     };
     let events = Sse::new(reader.into_stream()).keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive"));
@@ -87,6 +89,7 @@ struct EventReader {
     told: Option<Arc<JobRow>>,
     /// The id of the last event.
     id: i64,
+    _long: OwnedSemaphorePermit,
     _counted: Watcher,
 }
 

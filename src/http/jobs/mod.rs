@@ -6,6 +6,7 @@ mod list;
 mod request;
 mod submit;
 mod upload;
+mod upload_memory;
 
 pub(super) use actions::{__path_cancel, __path_delete, __path_retry};
 pub use actions::{cancel, delete, retry};
@@ -16,4 +17,5 @@ pub use list::{list, show};
 pub use request::{IdempotencyKey, InputBody, SubmitBody, check, job_request, key, resolve, reused};
 pub(super) use submit::__path_submit;
 pub use submit::submit;
-pub use upload::{StoredUpload, broken, in_turn, keep, multipart, read_picture, read_text, upload_one};
+pub use upload::{StoredUpload, broken, keep, multipart, read_picture, read_text, receive, upload_one};
+pub use upload_memory::{UploadMemory, is_full};

@@ -1,6 +1,6 @@
 //! Pictures that are uploaded with a request.
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
 use axum::{
     extract::{FromRequest, Multipart, Request, multipart::Field},
@@ -8,7 +8,10 @@ use axum::{
 };
 use serde_json::{Map, Value, json};
 
-use super::request::SubmitBody;
+use super::{
+    request::SubmitBody,
+    upload_memory::{UploadShare, is_full},
+};
 use crate::{
     http::{
         api::Api,
@@ -23,17 +26,15 @@ use crate::{
 
 /// How long an upload may take. It holds memory for that long.
 const ARRIVAL: Duration = Duration::from_secs(600);
-/// How long an upload waits for others to finish.
-const TURN: Duration = Duration::from_secs(15);
 
 /// Reads a form: stores its pictures and builds the request from its other fields.
 pub async fn form(api: &Api, request: Request) -> Answer<SubmitBody> {
-    in_turn(api, collect(api, request)).await
+    receive(api, request, |request| collect(api, request)).await
 }
 
 /// Stores the picture that is a request's body, or the only field of its form.
 pub async fn upload_one(api: &Api, request: Request) -> Answer<StoredUpload> {
-    in_turn(api, async {
+    receive(api, request, |request: Request| async move {
         if extract::media_type(request.headers()) != "multipart/form-data" {
             let (parts, body) = request.into_parts();
             let bytes = extract::whole(&parts.headers, body, api.settings().limits.max_bytes).await?;
@@ -54,14 +55,15 @@ pub async fn upload_one(api: &Api, request: Request) -> Answer<StoredUpload> {
     .await
 }
 
-/// Uploads are read some at a time, because each may be large in memory.
-pub async fn in_turn<T>(api: &Api, reading: impl Future<Output = Answer<T>>) -> Answer<T> {
-    let Ok(Ok(_turn)) = tokio::time::timeout(TURN, api.uploads.acquire()).await else {
-        let detail = "too many uploads at once; try again";
-        return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail).later(5));
-    };
+/// Lets `read` read an upload, whose memory is counted until it returns.
+pub async fn receive<T, F>(api: &Api, request: Request, read: impl FnOnce(Request) -> F) -> Answer<T>
+where
+    F: Future<Output = Answer<T>>,
+{
+    let share = UploadShare::default();
+    let request = request.map(|body| api.upload_memory.counted(body, &share));
     let late = || extract::too_slow(format!("the form took more than {} minutes to arrive", ARRIVAL.as_secs() / 60));
-    tokio::time::timeout(ARRIVAL, reading).await.map_err(|_| late())?
+    tokio::time::timeout(ARRIVAL, read(request)).await.map_err(|_| late())?
 }
 
 pub async fn multipart(request: Request) -> Answer<Multipart> {
@@ -165,6 +167,9 @@ async fn read_field(mut field: Field<'_>, most: u64) -> Answer<Vec<u8>> {
 pub fn broken(error: axum::extract::multipart::MultipartError) -> ApiError {
     if let Some(detail) = is_too_slow(&error) {
         return extract::too_slow(detail);
+    }
+    if let Some(detail) = is_full(&error) {
+        return extract::too_many(detail);
     }
     match error.status() {
         StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large("the form is larger than http.max_upload_bytes"),

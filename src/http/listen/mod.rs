@@ -1,11 +1,13 @@
 //! Accepts connections and serves HTTP/1.1 on them, so that no client can take the server away from the others.
 //!
-//! A request's head and body must keep coming ([`paced`]), a client must keep reading its response, and there are fewer
-//! connections than the process may have files open ([`open`]). When all are in use, a new client gets the place of one
-//! that has sent no whole request. `axum::serve` has none of these limits and no timer.
+//! A request's head and body must keep coming ([`paced`]), a client must keep reading its response ([`reader`]), and
+//! there are fewer connections than the process may have files open ([`open`]). When all are in use, a new client gets
+//! the place of one that has sent no whole request, or that hardly reads its response. `axum::serve` has none of these
+//! limits and no timer.
 
 mod open;
 mod paced;
+mod reader;
 
 use std::{
     convert::Infallible,
@@ -37,6 +39,7 @@ use tracing::{debug, warn};
 use open::{Answered, ConnectionSlot, OpenConnections};
 use paced::Paced;
 pub use paced::is_too_slow;
+use reader::Observed;
 
 /// How long a client may read nothing of its response.
 const WRITE_STALL: Duration = Duration::from_secs(60);
@@ -122,7 +125,7 @@ async fn connection(
         Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(read_timeout)
-            .serve_connection(TokioIo::new(Box::pin(socket)), service)
+            .serve_connection(TokioIo::new(Observed::new(Box::pin(socket), place.connection())), service)
     );
     let mut leaving = false;
     loop {

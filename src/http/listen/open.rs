@@ -18,10 +18,12 @@ use tokio_util::sync::CancellationToken;
 
 /// How soon to look again for a connection to close.
 const RECHECK_AFTER: Duration = Duration::from_millis(50);
-/// A body that arrives more slowly than this may be cut off for a new client.
+/// A body that arrives more slowly than this, or a response that is read more slowly, may be cut off for a new client.
 const SLOW_BYTES_PER_SECOND: f64 = 16.0 * 1024.0;
 /// For how long that is not yet known.
 const TOO_EARLY: Duration = Duration::from_secs(1);
+/// The time in which reading is measured. A client that takes nothing for that long is slow in any case.
+const WINDOW: Duration = Duration::from_secs(5);
 
 pub struct OpenConnections {
     places: Arc<Semaphore>,
@@ -38,6 +40,29 @@ struct ConnectionTable {
 pub struct Connection {
     close: CancellationToken,
     phase: Mutex<Phase>,
+    reading: Mutex<ReadPace>,
+}
+
+/// How a client reads its response. Only what it does not take at once counts: the time that the server had to wait
+/// for it, and what it read meanwhile.
+#[derive(Default)]
+struct ReadPace {
+    blocked_since: Option<Instant>,
+    blocked: Duration,
+    bytes: usize,
+}
+
+impl ReadPace {
+    /// Since when the client has been reading slowly, about.
+    fn slow_since(&self) -> Option<Instant> {
+        let since = self.blocked_since?;
+        let waited = since.elapsed();
+        (waited > WINDOW || is_slow(self.bytes, self.blocked + waited)).then_some(since)
+    }
+}
+
+fn is_slow(bytes: usize, time: Duration) -> bool {
+    time > TOO_EARLY && (bytes as f64) < SLOW_BYTES_PER_SECOND * time.as_secs_f64()
 }
 
 #[derive(Clone, Copy)]
@@ -71,7 +96,7 @@ impl OpenConnections {
             }
         };
         let phase = Mutex::new(Phase::Waiting { since: Instant::now() });
-        let connection = Arc::new(Connection { close: CancellationToken::new(), phase });
+        let connection = Arc::new(Connection { close: CancellationToken::new(), phase, reading: Mutex::default() });
         let mut connections = lock(&self.connections);
         let key = connections.next;
         connections.next += 1;
@@ -80,17 +105,14 @@ impl OpenConnections {
     }
 
     /// Closes the connection that has waited longest without a whole head; if there is none, the one whose body has
-    /// been arriving slowly for longest. Requests that are being answered are never cut off.
+    /// been arriving slowly for longest, and then the one that has been reading its response slowly for longest. Other
+    /// requests that are being answered are never cut off.
     pub fn close_one(&self) {
         let mut connections = lock(&self.connections);
         let worth = |connection: &Connection| match *lock(&connection.phase) {
             Phase::Waiting { since } => Some((0, since)),
-            Phase::Receiving { since, bytes } => {
-                let elapsed = since.elapsed();
-                let slow = (bytes as f64) < SLOW_BYTES_PER_SECOND * elapsed.as_secs_f64();
-                (elapsed > TOO_EARLY && slow).then_some((1, since))
-            }
-            Phase::Answering => None,
+            Phase::Receiving { since, bytes } => is_slow(bytes, since.elapsed()).then_some((1, since)),
+            Phase::Answering => lock(&connection.reading).slow_since().map(|since| (2, since)),
         };
         let least = connections.all.iter().filter_map(|(key, connection)| Some((worth(connection)?, *key))).min();
         if let Some(connection) = least.and_then(|(_, key)| connections.all.remove(&key)) {
@@ -146,6 +168,26 @@ impl Connection {
         let mut phase = lock(&self.phase);
         if matches!(*phase, Phase::Receiving { .. }) {
             *phase = Phase::Answering;
+        }
+    }
+
+    /// The client takes nothing more for now.
+    pub fn blocked(&self) {
+        lock(&self.reading).blocked_since.get_or_insert_with(Instant::now);
+    }
+
+    /// The client, or the network on the way to it, has taken some bytes.
+    pub fn took(&self, bytes: usize) {
+        let mut reading = lock(&self.reading);
+        if reading.blocked > WINDOW {
+            *reading = ReadPace { blocked_since: reading.blocked_since, ..ReadPace::default() };
+        }
+        if let Some(since) = reading.blocked_since.take() {
+            reading.blocked += since.elapsed();
+        }
+        // What it takes at once is no matter of its pace.
+        if !reading.blocked.is_zero() {
+            reading.bytes += bytes;
         }
     }
 }
@@ -234,5 +276,43 @@ mod tests {
         assert_eq!(closed(&places), [2]);
         open.close_one();
         assert_eq!(closed(&places), [2], "a quick upload and an answer go on");
+    }
+
+    #[tokio::test]
+    async fn a_response_that_is_hardly_read_gives_way() {
+        let (open, places) = full(4).await;
+        let ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds));
+        let (Some(long), Some(short)) = (ago(10), ago(3)) else { return };
+        for (place, (blocked_since, blocked, bytes)) in places.iter().zip([
+            // An event stream, a quick download, one that has just begun to stall, and one that drips.
+            (None, 0, 0),
+            (Some(short), 4, 10 << 20),
+            (Some(Instant::now()), 0, 0),
+            (Some(short), 4, 300),
+        ]) {
+            *lock(&place.connection.phase) = Phase::Answering;
+            *lock(&place.connection.reading) = ReadPace { blocked_since, blocked: Duration::from_secs(blocked), bytes };
+        }
+        open.close_one();
+        assert_eq!(closed(&places), [3]);
+        open.close_one();
+        assert_eq!(closed(&places), [3], "the others go on");
+        lock(&places[1].connection.reading).blocked_since = Some(long);
+        open.close_one();
+        assert_eq!(closed(&places), [1, 3], "whatever it has read before");
+    }
+
+    #[tokio::test]
+    async fn only_waiting_for_a_client_counts() {
+        let (_, places) = full(1).await;
+        let connection = &places[0].connection;
+        connection.took(1 << 20);
+        assert_eq!(lock(&connection.reading).bytes, 0);
+        connection.blocked();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        connection.took(100);
+        let reading = lock(&connection.reading);
+        assert!(reading.blocked >= Duration::from_millis(5) && reading.blocked_since.is_none());
+        assert_eq!(reading.bytes, 100);
     }
 }

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use crate::{
     http::{
         api::Api,
-        jobs::{broken, in_turn, keep, multipart, read_picture, read_text},
+        jobs::{broken, keep, multipart, read_picture, read_text, receive},
         openapi::Binary,
         problem::{Answer, ApiError},
         view::InputView,
@@ -77,7 +77,7 @@ pub struct EditForm {
 }
 
 pub async fn read(api: &Api, request: Request) -> Answer<EditForm> {
-    in_turn(api, async {
+    receive(api, request, |request: Request| async move {
         let mut fields = multipart(request).await?;
         let mut form = EditForm { n: 1, ..EditForm::default() };
         let (mut pictures, mut mask) = (Vec::new(), None);
@@ -101,6 +101,7 @@ pub async fn read(api: &Api, request: Request) -> Answer<EditForm> {
                 form.add(&name, &read_text(field).await?)?;
             }
         }
+        let _turn = api.uploads.acquire().await;
         if let Some((name, bytes)) = mask {
             let limits = api.settings().limits;
             let shown = name.clone();

@@ -103,6 +103,74 @@ fn slow_bodies_do_not_silence_the_server() {
     drop(slow);
 }
 
+/// Whole requests, whose responses nobody reads.
+#[test]
+fn responses_that_nobody_reads_do_not_silence_the_server() {
+    let place = TestDir::new();
+    let server = server_with(&place, 1024, &[("ACETATE__HTTP__MAX_CONNECTIONS", "40")]);
+    assert_eq!(get(&server.url("/healthz")).status, 200);
+    // More than the buffers of both sides hold.
+    let requests = format!("GET /openapi.json HTTP/1.1\r\nHost: {}\r\n\r\n", server.address).repeat(100);
+    let silent = half_open(&server, 60, &requests);
+    std::thread::sleep(Duration::from_secs(3));
+    is_healthy(&server);
+    drop(silent);
+}
+
+/// Each holds what it has sent, and no place that others need.
+#[test]
+fn slow_uploads_do_not_keep_others_out() {
+    let place = TestDir::new();
+    let server = Server::start(&place, &[]);
+    let start = "POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n\
+                 Content-Length: 4000000\r\n\r\n--x\r\nContent-Disposition: form-data; name=\"image\"; filename=\"x\"\r\n\r\n";
+    let slow = half_open(&server, 20, &format!("{start}{}", "x".repeat(20_000)));
+    std::thread::sleep(Duration::from_millis(500));
+    let begin = Instant::now();
+    let id = server.submit(&[("kind", "composite")], &picture(4, 4, [9; 4]));
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    server.succeeded(&id);
+    drop(slow);
+}
+
+#[test]
+fn event_streams_leave_room_for_others() {
+    let place = TestDir::new();
+    let server = server_with(&place, 1024, &[("ACETATE__HTTP__MAX_CONNECTIONS", "40")]);
+    let later = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24);
+    let at = [("kind", "composite"), ("not_before", &*later.to_string())];
+    let id = server.submit(&at, &picture(4, 4, [9; 4]));
+    let request = format!("GET /v1/jobs/{id}/events HTTP/1.1\r\nHost: {}\r\n\r\n", server.address);
+    let mut streams = half_open(&server, 30, &request);
+    let states: Vec<_> = streams
+        .iter_mut()
+        .map(|stream| {
+            let mut status = [0; 12];
+            stream.read_exact(&mut status).unwrap();
+            String::from_utf8_lossy(&status).into_owned()
+        })
+        .collect();
+    let count = |status: &str| states.iter().filter(|state| state.ends_with(status)).count();
+    assert_eq!((count("200"), count("503")), (20, 10), "{states:?}");
+    is_healthy(&server);
+    let refused = get(&server.url(&format!("/v1/jobs/{id}/events")));
+    assert!(refused.problem(503, "busy").to_string().contains("half of the connections"));
+    // A place is free again when its client leaves.
+    drop(streams);
+    let raw = |request: &str| {
+        let mut stream = TcpStream::connect(&server.address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).unwrap();
+        status == *b"HTTP/1.1 200"
+    };
+    let again = (0..50).any(|_| {
+        std::thread::sleep(Duration::from_millis(200));
+        raw(&request)
+    });
+    assert!(again, "{}", server.log());
+}
+
 #[test]
 fn heads_and_bodies_that_drip_are_cut() {
     let place = TestDir::new();

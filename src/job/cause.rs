@@ -6,6 +6,9 @@ use std::{error::Error, fmt, sync::Arc};
 /// macOS.
 const TOO_MANY_OPEN_FILES: [i32; 2] = [24, 23];
 
+/// What to do about it.
+pub const NO_OPEN_FILES: &str = "this process has no file descriptors left; raise its limit (ulimit -n, LimitNOFILE)";
+
 /// Whether an error, or one of its causes, is that this machine has no file descriptors left.
 pub fn lacks_open_files(error: &(dyn Error + 'static)) -> bool {
     if let Some(Cause(inner)) = error.downcast_ref() {

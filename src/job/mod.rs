@@ -30,7 +30,7 @@ mod trace;
 mod variants;
 
 pub use batch::BatchId;
-pub use cause::{Cause, lacks_open_files};
+pub use cause::{Cause, NO_OPEN_FILES, lacks_open_files};
 pub use certificate::certificate_advice;
 pub use error::{ErrorClass, ErrorRecord, JobError};
 pub use event::{BatchEvent, EventFile, JobEvent};

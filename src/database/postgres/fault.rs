@@ -2,12 +2,15 @@
 
 use std::{io, time::Duration};
 
-use sqlx::postgres::{PgDatabaseError, PgSeverity};
+use sqlx::{
+    error::DatabaseError,
+    postgres::{PgDatabaseError, PgSeverity},
+};
 
 use super::tables::MISSING;
 use crate::{
     database::PostgresUrl,
-    job::{JobError, certificate_advice},
+    job::{JobError, NO_OPEN_FILES, certificate_advice, lacks_open_files},
 };
 
 /// What is to be done after an error.
@@ -41,13 +44,13 @@ pub(super) fn fault(error: &sqlx::Error) -> Fault {
             match &*code {
                 "25006" => Fault::Failover,
                 // A transaction that was left open belongs to nobody who asks now.
-                "57P01" | "57P02" | "57P03" | "25P02" => Fault::Connection,
+                "57P01" | "57P02" | "57P03" | "57P05" | "25P02" => Fault::Connection,
                 // Named statements exist per session: missing, or there already.
                 "26000" | "42P05" => Fault::SharedSession,
                 // A serialization failure, and a deadlock.
                 "40001" | "40P01" => Fault::Conflict,
                 // A newer version has changed the tables.
-                "0A000" if error.message().contains("cached plan") => Fault::Connection,
+                "0A000" if routine(error.as_ref()) == "RevalidateCachedQuery" => Fault::Connection,
                 code if code.starts_with("08") => Fault::Connection,
                 // Data exceptions, integrity constraints, and values larger than an index can hold.
                 code if code.starts_with("22") || code.starts_with("23") || code == "54000" => Fault::Data,
@@ -60,6 +63,12 @@ pub(super) fn fault(error: &sqlx::Error) -> Fault {
         // Errors of this program, before anything was sent or after everything was received.
         _ => Fault::Statement,
     }
+}
+
+/// The function of the server that raised the error. Unlike the message, it is the same in every language
+/// (`lc_messages`). Empty for a pooler's errors.
+fn routine(error: &dyn DatabaseError) -> &str {
+    error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::routine).unwrap_or_default()
 }
 
 /// The error of a statement.
@@ -111,7 +120,7 @@ pub(super) fn explain(url: &PostgresUrl, error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(error) => {
             let message = error.message();
-            match advice(url, error.code().as_deref().unwrap_or_default(), message) {
+            match advice(url, error.as_ref()) {
                 Some(advice) => format!("{message}; {advice}"),
                 None => message.to_owned(),
             }
@@ -127,6 +136,7 @@ pub(super) fn explain(url: &PostgresUrl, error: &sqlx::Error) -> String {
                  ACETATE__STATUS__URL names it"
             )
         }
+        sqlx::Error::Io(error) if lacks_open_files(error) => format!("{error}; {NO_OPEN_FILES}"),
         sqlx::Error::Io(error) => {
             format!("{error}; is the server running, and does ACETATE__STATUS__URL name it?")
         }
@@ -149,9 +159,11 @@ fn is_length_of_text(reason: &str) -> bool {
     length.and_then(|length| length.parse::<u64>().ok()).is_some_and(|length| length > LONGEST)
 }
 
-fn advice(url: &PostgresUrl, code: &str, message: &str) -> Option<String> {
+fn advice(url: &PostgresUrl, error: &dyn DatabaseError) -> Option<String> {
+    let (code, message, routine) = (error.code().unwrap_or_default(), error.message(), routine(error));
+    // Poolers write English.
     let pooler = |text: &str| message.contains(text);
-    let text = match code {
+    let text = match &*code {
         _ if pooler("unsupported startup parameter") => {
             "a pooler refuses what is sent when a session starts; unset PGOPTIONS, and write settings as ?options=-c \
              name=value into ACETATE__STATUS__URL"
@@ -177,6 +189,11 @@ fn advice(url: &PostgresUrl, code: &str, message: &str) -> Option<String> {
         _ if pooler("no such user") => "add the user to the pooler's auth_file, or check it in ACETATE__STATUS__URL",
         _ if pooler("no more connections allowed") => "raise the pooler's max_client_conn, or start fewer processes",
         "28000" if pooler("no encryption") => "this server requires TLS: add ?sslmode=require to ACETATE__STATUS__URL",
+        // As opposed to a role that does not exist or may not log in.
+        "28000" if routine == "ClientAuthentication" => {
+            "add a line for it to the server's pg_hba.conf and reload that; a line that begins with hostssl needs \
+             ?sslmode=require in ACETATE__STATUS__URL"
+        }
         "28P01" | "28000" => "check the user and password in ACETATE__STATUS__URL",
         "3D000" => "create the database with `createdb`, or name another one in ACETATE__STATUS__URL",
         "3F000" => "make the schema that the search path names with `CREATE SCHEMA`",
@@ -185,14 +202,14 @@ fn advice(url: &PostgresUrl, code: &str, message: &str) -> Option<String> {
         "42P01" | "42703" | "42883" => {
             "its tables do not match this version; run `acetate migrate`, or restart acetate to migrate them"
         }
-        "53300" if message.contains("too many connections for role") => {
+        "53300" if routine == "InitializeSessionUserId" => {
             let user = identifier(url.user());
             return Some(format!(
                 "this role has a limit of its own, whatever the server's max_connections: as a superuser run `ALTER ROLE \
                  {user} CONNECTION LIMIT -1`, or lower status.max_connections or the number of processes"
             ));
         }
-        "53300" if message.contains("too many connections for database") => {
+        "53300" if routine == "CheckMyDatabase" => {
             let database = identifier(url.database());
             return Some(format!(
                 "this database has a limit of its own: as its owner run `ALTER DATABASE {database} CONNECTION LIMIT -1`, or \
@@ -220,16 +237,19 @@ fn advice(url: &PostgresUrl, code: &str, message: &str) -> Option<String> {
 /// What the owner of the database has to type.
 fn grants(url: &PostgresUrl, message: &str) -> String {
     let user = identifier(url.user());
+    let tables = format!(
+        "as the owner of the tables run `GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {user}` \
+         (with the schema's name), or connect as the owner"
+    );
     match message.strip_prefix("permission denied for schema ") {
         Some(schema) => format!(
             "PostgreSQL 15 and newer let only the owner create tables there: as the database's owner run \
              `GRANT USAGE, CREATE ON SCHEMA {schema} TO {user}`, or make a schema of its own and name it with \
              ?options=-csearch_path%3DNAME in ACETATE__STATUS__URL"
         ),
-        None => format!(
-            "as the owner of the tables run `GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO \
-             {user}` (with the schema's name), or connect as the owner"
-        ),
+        None if message.starts_with("permission denied") || message.starts_with("must be owner") => tables,
+        // In another language, and the same function of the server refuses both.
+        None => format!("for a table, {tables}; for a schema, run `GRANT USAGE, CREATE ON SCHEMA public TO {user}`"),
     }
 }
 

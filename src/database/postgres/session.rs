@@ -53,11 +53,13 @@ impl Sessions {
         let shared = [limits.as_slice(), settings].concat();
         let unlimited =
             [settings, &[pair("statement_timeout", "0"), pair("idle_in_transaction_session_timeout", "0")]].concat();
+        let durable = settings.iter().all(|(name, _)| !name.eq_ignore_ascii_case("synchronous_commit"));
+        let set = |settings: &[_], local| set_all(settings, durable, local);
         Self {
             mode: AtomicU8::new(mode as u8),
-            own: set_all(&own, false).into(),
-            begin: format!("{BEGIN}; {}", set_all(&shared, true)).into(),
-            begin_unlimited: format!("{BEGIN}; {}", set_all(&unlimited, true)).into(),
+            own: set(&own, false).into(),
+            begin: format!("{BEGIN}; {}", set(&shared, true)).into(),
+            begin_unlimited: format!("{BEGIN}; {}", set(&unlimited, true)).into(),
         }
     }
 
@@ -90,9 +92,16 @@ impl Sessions {
 }
 
 /// `SET` cannot take a list as the server's `-c` does; this function can.
-fn set_all(settings: &[(String, String)], local: bool) -> String {
+fn set_all(settings: &[(String, String)], durable: bool, local: bool) -> String {
     let one = |(name, value): &(String, String)| format!("set_config({}, {}, {local})", literal(name), literal(value));
-    format!("SELECT {}", settings.iter().map(one).collect::<Vec<_>>().join(", "))
+    let mut all: Vec<_> = settings.iter().map(one).collect();
+    if durable {
+        // With `off` as the default of a database or role, a server that crashes forgets what it has acknowledged: jobs
+        // that were accepted, and ends that were published. Other values are a matter of replicas.
+        let current = "current_setting('synchronous_commit')";
+        all.push(format!("set_config('synchronous_commit', coalesce(nullif({current}, 'off'), 'on'), {local})"));
+    }
+    format!("SELECT {}", all.join(", "))
 }
 
 fn literal(text: &str) -> String {
@@ -113,8 +122,11 @@ mod tests {
         let start = "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT set_config('statement_timeout', '30000', true), ";
         assert!(begin.starts_with(start), "{begin}");
         let own = sessions.settings();
-        assert!(own.ends_with("set_config('default_transaction_isolation', 'read committed', false)"), "{own}");
-        assert!(begin.ends_with("set_config('search_path', E'a, \"b''c\\\\\"', true)"), "{begin}");
+        assert!(
+            own.contains("', false), set_config('default_transaction_isolation', 'read committed', false)"),
+            "{own}"
+        );
+        assert!(begin.contains(", set_config('search_path', E'a, \"b''c\\\\\"', true)"), "{begin}");
         assert!(sessions.settings().contains("tcp_keepalives_idle") && !begin.contains("tcp_keepalives_idle"));
         assert_eq!(sessions.mode(), Mode::Unknown);
         sessions.set_mode(Mode::Shared);

@@ -7,7 +7,7 @@ use lapin::{
 };
 
 use super::address::{host_and_port, is_tls};
-use crate::job::{JobError, certificate_advice};
+use crate::job::{JobError, NO_OPEN_FILES, certificate_advice, lacks_open_files};
 
 pub(super) fn broken(reason: impl Into<String>) -> JobError {
     JobError::queue(reason.into())
@@ -17,7 +17,10 @@ pub(super) fn broken(reason: impl Into<String>) -> JobError {
 pub(super) fn connecting(place: &str, node: &AMQPUri, error: Error) -> JobError {
     let ErrorKind::ProtocolError(refused) = error.kind() else {
         let text = reason(&error);
-        let advice = certificate_advice(&text, &host_and_port(node)).or_else(|| advice(&text, node).map(str::to_owned));
+        let advice = match error.kind() {
+            ErrorKind::IOError(error) if lacks_open_files(&**error) => Some(NO_OPEN_FILES.to_owned()),
+            _ => certificate_advice(&text, &host_and_port(node)).or_else(|| advice(&text, node).map(str::to_owned)),
+        };
         let advice = advice.map(|advice| format!("; {advice}")).unwrap_or_default();
         return broken(format!("{place} cannot be reached: {text}{advice}")).caused_by(error);
     };

@@ -1,7 +1,7 @@
 //! What is wrong with a request to S3, and which setting changes it.
 
 use super::{Checksums, S3Client, S3Error, failure::words};
-use crate::job::certificate_advice;
+use crate::job::{NO_OPEN_FILES, certificate_advice};
 
 impl S3Error {
     pub(super) fn in_words(self, url: &str, cap: u64, client: &S3Client) -> String {
@@ -72,7 +72,7 @@ impl S3Error {
             Self::Scheme(scheme) => {
                 let (speaks, setting) = match scheme {
                     "http://" => ("does not speak TLS", "http:// or the port for TLS"),
-                    _ => ("speaks TLS", "https://"),
+                    _ => ("speaks TLS, or something other than HTTP", "https://, or the port of S3,"),
                 };
                 format!("the port of {server} {speaks}; use {setting} in store.endpoint")
             }
@@ -110,9 +110,7 @@ impl S3Error {
                 };
                 words(&format!("the host of {server} is not known; {advice}"), &message)
             }
-            Self::OpenFiles(message) => {
-                words("this process has no file descriptors left; raise its limit (ulimit -n, LimitNOFILE)", &message)
-            }
+            Self::OpenFiles(message) => words(NO_OPEN_FILES, &message),
             Self::TooLarge(_) => format!("is larger than the expected {cap} bytes"),
             Self::Changed => "was replaced while it was read; the next attempt reads it again".to_owned(),
             Self::Unavailable(message) => words(

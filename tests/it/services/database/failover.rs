@@ -86,6 +86,39 @@ async fn stricter_isolation_levels_of_the_database_do_not_matter() {
     }
 }
 
+/// What was acknowledged survives a crash of the server, also where the database's default is that it may not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn commits_are_durable_whatever_the_default_of_the_database() {
+    let database = OwnDatabase::new("").await;
+    let set = format!("ALTER DATABASE {} SET synchronous_commit = ", database.name);
+    open(&database.url).await.close().await;
+    admin(
+        &database.url,
+        "CREATE TABLE seen (level text);
+         CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN INSERT INTO seen VALUES (current_setting('synchronous_commit')); RETURN NEW; END $$;
+         CREATE TRIGGER see BEFORE INSERT ON jobs FOR EACH ROW EXECUTE FUNCTION see()",
+    )
+    .await;
+    for (default, parameter, used) in [
+        ("off", "", "on"),
+        ("off", "?pgbouncer=true", "on"),
+        ("remote_apply", "?pgbouncer=true", "remote_apply"),
+        ("local", "", "local"),
+        // Who writes it into the address wants it.
+        ("on", "?options=-csynchronous_commit%3Doff", "off"),
+    ] {
+        admin(&postgres_url(), &format!("{set}{default}")).await;
+        let status = open(&format!("{}{parameter}", database.url)).await;
+        submitted(&status).await;
+        status.close().await;
+        let seen =
+            value(&database.url, "WITH last AS (DELETE FROM seen RETURNING level) SELECT max(level) FROM last").await;
+        assert_eq!(seen, used, "{default}{parameter}");
+    }
+    database.drop().await;
+}
+
 /// Sessions that were opened while the server was read-only stay so after it is the primary again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn sessions_on_a_demoted_server_are_left() {

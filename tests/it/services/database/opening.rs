@@ -7,7 +7,13 @@ use acetate::{
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use sqlx::{ConnectOptions, Connection, sqlite::SqliteConnectOptions};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
 
 use super::support::*;
 
@@ -69,6 +75,68 @@ async fn a_server_that_cannot_be_used_says_why_and_keeps_the_password() {
         let text = error.to_string();
         assert!(text.contains(advice) && text.contains(place) && !text.contains("hunter2"), "{text}");
     }
+}
+
+/// A server of another language that refuses every session: its SQLSTATE, its message, and the function that raised it.
+async fn refusing(code: &str, message: &str, routine: &str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let fields = format!("SFATAL\0VFATAL\0C{code}\0M{message}\0R{routine}\0\0");
+    let length = u32::try_from(fields.len() + 4).unwrap().to_be_bytes();
+    let reply = [b"E", length.as_slice(), fields.as_bytes()].concat();
+    let refuse = async |mut client: TcpStream, reply: &[u8]| -> std::io::Result<()> {
+        loop {
+            let mut start = vec![0; usize::try_from(client.read_u32().await?).unwrap() - 4];
+            client.read_exact(&mut start).await?;
+            // It asks for TLS first.
+            if start == 80_877_103_u32.to_be_bytes() {
+                client.write_all(b"N").await?;
+            } else {
+                return client.write_all(reply).await;
+            }
+        }
+    };
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let _ = refuse(client, &reply).await;
+        }
+    });
+    format!("postgres://me@{address}/jobs")
+}
+
+#[tokio::test]
+async fn advice_is_the_same_in_all_languages_of_the_server() {
+    let cases = [
+        (
+            "53300",
+            "zu viele Verbindungen von Rolle »me«",
+            "InitializeSessionUserId",
+            "ALTER ROLE \"me\" CONNECTION LIMIT",
+        ),
+        ("53300", "trop de connexions pour la base de données « jobs »", "CheckMyDatabase", "ALTER DATABASE \"jobs\""),
+        ("53300", "tut mir leid, schon zu viele Verbindungen", "ProcessStartupPacket", "max_connections there"),
+        ("28000", "kein pg_hba.conf-Eintrag für Host »192.0.2.1«", "ClientAuthentication", "pg_hba.conf and reload"),
+        ("28000", "Rolle »me« existiert nicht", "InitializeSessionUserId", "check the user and password"),
+        (
+            "42501",
+            "keine Berechtigung für Schema public",
+            "aclcheck_error",
+            "GRANT USAGE, CREATE ON SCHEMA public TO \"me\"",
+        ),
+        (
+            "42501",
+            "droit refusé pour la table jobs",
+            "aclcheck_error",
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES",
+        ),
+    ];
+    join_all(cases.map(|(code, message, routine, advice)| async move {
+        let url = refusing(code, message, routine).await;
+        let place = DatabaseUrl::parse("status.url", &url).unwrap();
+        let text = JobStore::open(&place, OutboxMode::Service).await.unwrap_err().to_string();
+        assert!(text.contains(message) && text.contains(advice), "{code}: {text}");
+    }))
+    .await;
 }
 
 #[tokio::test]

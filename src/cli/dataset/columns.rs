@@ -255,6 +255,9 @@ fn typed(field: &str, cell: String) -> Result<Value, JobError> {
     }
     Ok(match field {
         "images" => json!(cell.split_whitespace().collect::<Vec<_>>()),
+        // Python writes True, and spreadsheets TRUE.
+        _ if cell.eq_ignore_ascii_case("true") => Value::Bool(true),
+        _ if cell.eq_ignore_ascii_case("false") => Value::Bool(false),
         // `7.0` as well, which is how pandas writes whole numbers of a column with gaps.
         _ => value_from_slice(cell.as_bytes()).unwrap_or(Value::String(cell)),
     })
@@ -361,6 +364,10 @@ mod tests {
         let (job, meta) = split(&plain, &row, true).unwrap();
         let wanted = json!({ "image": "7", "layers": 3, "cfg_normalize": false, "images": ["a", "b"], "prompt": "12" });
         assert_eq!((job, meta), (wanted, json!({ "zip": "007" })));
+        // As Python and spreadsheets write it, except in free text.
+        let row = json!({ "image": "a", "cfg_normalize": "True", "trim": "FALSE", "prompt": "TRUE" });
+        let wanted = json!({ "image": "a", "cfg_normalize": true, "trim": false, "prompt": "TRUE" });
+        assert_eq!(split(&plain, &row, true).unwrap().0, wanted);
         let error = split(&plain, &json!({ "image": "a", "seed": "nan" }), true).unwrap_err();
         assert_eq!(error, "seed: `nan` is not a value; leave the cell empty");
     }

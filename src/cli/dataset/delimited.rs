@@ -123,11 +123,16 @@ fn explain(kind: &csv::ErrorKind, header: &StringRecord) -> String {
             format!("the column `{column}` is not UTF-8, perhaps Latin-1; {SAVE_AS_UTF8}")
         }
         csv::ErrorKind::UnequalLengths { expected_len, len, .. } => format!(
-            "has {len} cells, and the header has {expected_len} columns; put quotes around cells that contain the \
-             separator or a line end"
+            "has {}, and the header has {}; put quotes around cells that contain the separator or a line end",
+            counted(*len, "cell"),
+            counted(*expected_len, "column")
         ),
         other => format!("{other:?}"),
     }
+}
+
+fn counted(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
@@ -172,7 +177,7 @@ mod tests {
         assert_eq!(found[0].1.as_ref().unwrap()["prompt"], "two\nlines");
         assert_eq!((found[1].0.as_str(), found[2].0.as_str()), ("m.csv:4 (row 2)", "m.csv:5 (row 3)"));
         let error = found[2].1.as_ref().unwrap_err();
-        assert!(error.contains("has 1 cells, and the header has 2 columns"), "{error}");
+        assert!(error.contains("has 1 cell, and the header has 2 columns"), "{error}");
     }
 
     #[test]

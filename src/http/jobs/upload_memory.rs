@@ -23,7 +23,10 @@ const TURN: Duration = Duration::from_secs(15);
 const UNIT: usize = 1024;
 
 #[derive(Debug)]
-pub struct UploadMemory(Arc<Semaphore>);
+pub struct UploadMemory {
+    units: Arc<Semaphore>,
+    turn: Duration,
+}
 
 /// The share of one upload, given back when it is dropped.
 #[derive(Debug, Default)]
@@ -33,17 +36,17 @@ impl UploadMemory {
     /// For `most` bytes.
     pub fn new(most: u64) -> Self {
         let units = usize::try_from(most).unwrap_or(usize::MAX).div_ceil(UNIT);
-        Self(Arc::new(Semaphore::new(units.clamp(1, Semaphore::MAX_PERMITS))))
+        Self { units: Arc::new(Semaphore::new(units.clamp(1, Semaphore::MAX_PERMITS))), turn: TURN }
     }
 
     /// The same body, whose pieces count for `share` as long as that exists.
     pub fn counted(&self, body: Body, share: &UploadShare) -> Body {
-        let (memory, share) = (self.0.clone(), Arc::downgrade(&share.0));
+        let (units, turn, share) = (self.units.clone(), self.turn, Arc::downgrade(&share.0));
         Body::from_stream(body.into_data_stream().then(move |piece| {
-            let (memory, share) = (memory.clone(), share.clone());
+            let (units, share) = (units.clone(), share.clone());
             async move {
                 let piece = piece?;
-                take(memory, &share, piece.len()).await.map_err(axum::Error::new)?;
+                take(units, turn, &share, piece.len()).await.map_err(axum::Error::new)?;
                 Ok::<_, axum::Error>(piece)
             }
         }))
@@ -51,7 +54,8 @@ impl UploadMemory {
 }
 
 async fn take(
-    memory: Arc<Semaphore>,
+    units: Arc<Semaphore>,
+    turn: Duration,
     share: &Weak<Mutex<Vec<OwnedSemaphorePermit>>>,
     bytes: usize,
 ) -> Result<(), MemoryFull> {
@@ -59,8 +63,8 @@ async fn take(
         // The reader has stopped, and the rest is discarded.
         return Ok(());
     }
-    let units = u32::try_from(bytes.div_ceil(UNIT)).map_err(|_| MemoryFull)?;
-    let Ok(Ok(permit)) = timeout(TURN, memory.acquire_many_owned(units)).await else { return Err(MemoryFull) };
+    let wanted = u32::try_from(bytes.div_ceil(UNIT)).map_err(|_| MemoryFull)?;
+    let Ok(Ok(permit)) = timeout(turn, units.acquire_many_owned(wanted)).await else { return Err(MemoryFull) };
     if let Some(share) = share.upgrade() {
         let mut permits = share.lock().unwrap_or_else(PoisonError::into_inner);
         match permits.first_mut() {
@@ -103,12 +107,12 @@ mod tests {
     use super::*;
 
     fn body(pieces: usize) -> Body {
-        Body::from_stream(stream::iter(vec![Ok::<_, axum::Error>(Bytes::from(vec![0; 2 * UNIT])); pieces]))
+        Body::from_stream(stream::iter((0..pieces).map(|_| Ok::<_, axum::Error>(Bytes::from(vec![0; 2 * UNIT])))))
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn uploads_share_the_memory_and_wait_for_each_other() {
-        let memory = UploadMemory::new(6 * UNIT as u64);
+        let memory = UploadMemory { turn: Duration::from_millis(50), ..UploadMemory::new(6 * UNIT as u64) };
         let (first, second) = (UploadShare::default(), UploadShare::default());
         let mut large = memory.counted(body(9), &first).into_data_stream();
         for _ in 0..2 {
@@ -126,8 +130,8 @@ mod tests {
         let third = UploadShare::default();
         let mut next = memory.counted(body(2), &third).into_data_stream();
         assert!(next.next().await.unwrap().is_ok() && next.next().await.unwrap().is_ok());
-        assert_eq!(memory.0.available_permits(), 0);
+        assert_eq!(memory.units.available_permits(), 0);
         drop((second, third));
-        assert_eq!(memory.0.available_permits(), 6);
+        assert_eq!(memory.units.available_permits(), 6);
     }
 }

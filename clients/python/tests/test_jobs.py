@@ -67,6 +67,13 @@ def test_variants_are_results_of_one_job(client: Client, picture: Image.Image, l
     assert (edits.seeds, [one.size for one in edits]) == ((5, 6), [layers[1].size] * 2)
     # A layer of a variant is a picture of the server.
     assert client.edit_layer(made[1][2], "Make it red", steps=1).size == made[1][2].size
+    # One seed, for instance of a list of any length.
+    one = client.decompose_variants(picture, "x", seeds=[3], layers=2, steps=2)
+    assert (one.seeds, [layer.png for layer in one[0]]) == ((3,), [layer.png for layer in alone])
+    assert one.sheet.image.width > 0
+    assert one.job_id == one[0].job_id
+    edit = client.edit_variants(layers[1], "Make it red", seed=5, steps=1)
+    assert (edit.seeds, edit[0].png) == ((5,), edits[0].png)
     with pytest.raises(InvalidRequest) as refused:
         client.decompose_variants(picture, count=65)
     assert refused.value.field == "params.count"

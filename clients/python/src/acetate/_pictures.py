@@ -307,6 +307,12 @@ class Variants(Sequence[V]):
         self.sheet = sheet
         self.job_id = job_id
 
+    @classmethod
+    def of_one(cls, result: V, *, seed: int, job_id: str) -> Variants[V]:
+        """The result of a job with a single seed, which has no sheet of its own."""
+        sheet = Picture(result._repr_png_(), name="variants.png", role="contact_sheet")
+        return cls([result], seeds=[seed], sheet=sheet, job_id=job_id)
+
     @overload
     def __getitem__(self, index: int) -> V: ...
 

@@ -142,7 +142,7 @@ class AsyncClient(AsyncService):
         Args:
             image: the picture, as for `decompose`.
             prompt: a caption of the whole picture; the model writes one if you leave it out.
-            count: the number of variants, 2 to 64, with the seeds `seed`, `seed + 1` and so on.
+            count: the number of variants, 1 to 64, with the seeds `seed`, `seed + 1` and so on.
             seeds: the seeds of the variants, instead of `count` and `seed`.
             timeout: the longest wait in seconds.
             on_progress: is called with every `Progress`.
@@ -150,10 +150,11 @@ class AsyncClient(AsyncService):
             params: everything else that `decompose` takes.
         """
         job = await self.submit("decompose", image, prompt=prompt, count=count, seeds=seeds, **params)
-        return _expect(
-            Variants,
-            await job.result(timeout=timeout, on_progress=on_progress, cancel_on_interrupt=cancel_on_interrupt),
-        )
+        result = await job.result(timeout=timeout, on_progress=on_progress, cancel_on_interrupt=cancel_on_interrupt)
+        if isinstance(result, Layers):
+            # A job with a single seed is a job as any other.
+            return Variants.of_one(result, seed=(await job.manifest())["seed"], job_id=job.id)
+        return _expect(Variants, result)
 
     async def edit_variants(
         self,
@@ -172,7 +173,7 @@ class AsyncClient(AsyncService):
         Args:
             images: one to three pictures, as for `edit`.
             instruction: what to change, for instance "Make it night".
-            count: the number of variants, 2 to 64, with the seeds `seed`, `seed + 1` and so on.
+            count: the number of variants, 1 to 64, with the seeds `seed`, `seed + 1` and so on.
             seeds: the seeds of the variants, instead of `count` and `seed`.
             timeout: the longest wait in seconds.
             on_progress: is called with every `Progress`.
@@ -180,10 +181,11 @@ class AsyncClient(AsyncService):
             params: everything else that `edit` takes.
         """
         job = await self.submit("edit", images, instruction=instruction, count=count, seeds=seeds, **params)
-        return _expect(
-            Variants,
-            await job.result(timeout=timeout, on_progress=on_progress, cancel_on_interrupt=cancel_on_interrupt),
-        )
+        result = await job.result(timeout=timeout, on_progress=on_progress, cancel_on_interrupt=cancel_on_interrupt)
+        if isinstance(result, Picture):
+            # A job with a single seed is a job as any other.
+            return Variants.of_one(result, seed=(await job.manifest())["seed"], job_id=job.id)
+        return _expect(Variants, result)
 
     async def edit_layer(
         self,

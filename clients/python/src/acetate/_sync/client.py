@@ -144,7 +144,7 @@ class Client(Service):
         Args:
             image: the picture, as for `decompose`.
             prompt: a caption of the whole picture; the model writes one if you leave it out.
-            count: the number of variants, 2 to 64, with the seeds `seed`, `seed + 1` and so on.
+            count: the number of variants, 1 to 64, with the seeds `seed`, `seed + 1` and so on.
             seeds: the seeds of the variants, instead of `count` and `seed`.
             timeout: the longest wait in seconds.
             on_progress: is called with every `Progress`.
@@ -152,10 +152,11 @@ class Client(Service):
             params: everything else that `decompose` takes.
         """
         job = self.submit("decompose", image, prompt=prompt, count=count, seeds=seeds, **params)
-        return _expect(
-            Variants,
-            job.result(timeout=timeout, on_progress=on_progress, cancel_on_interrupt=cancel_on_interrupt),
-        )
+        result = job.result(timeout=timeout, on_progress=on_progress, cancel_on_interrupt=cancel_on_interrupt)
+        if isinstance(result, Layers):
+            # A job with a single seed is a job as any other.
+            return Variants.of_one(result, seed=(job.manifest())["seed"], job_id=job.id)
+        return _expect(Variants, result)
 
     def edit_variants(
         self,
@@ -174,7 +175,7 @@ class Client(Service):
         Args:
             images: one to three pictures, as for `edit`.
             instruction: what to change, for instance "Make it night".
-            count: the number of variants, 2 to 64, with the seeds `seed`, `seed + 1` and so on.
+            count: the number of variants, 1 to 64, with the seeds `seed`, `seed + 1` and so on.
             seeds: the seeds of the variants, instead of `count` and `seed`.
             timeout: the longest wait in seconds.
             on_progress: is called with every `Progress`.
@@ -182,10 +183,11 @@ class Client(Service):
             params: everything else that `edit` takes.
         """
         job = self.submit("edit", images, instruction=instruction, count=count, seeds=seeds, **params)
-        return _expect(
-            Variants,
-            job.result(timeout=timeout, on_progress=on_progress, cancel_on_interrupt=cancel_on_interrupt),
-        )
+        result = job.result(timeout=timeout, on_progress=on_progress, cancel_on_interrupt=cancel_on_interrupt)
+        if isinstance(result, Picture):
+            # A job with a single seed is a job as any other.
+            return Variants.of_one(result, seed=(job.manifest())["seed"], job_id=job.id)
+        return _expect(Variants, result)
 
     def edit_layer(
         self,

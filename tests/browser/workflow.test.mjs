@@ -126,6 +126,45 @@ test('a layer is edited: its colors change and its alpha does not', async () => 
   assert.equal(await page.evaluate(() => document.activeElement.getAttribute('aria-label')), 'Edit Purple house', 'the focus is where it was');
 });
 
+test('a mask says where an edit may change its layer', async () => {
+  const original = await row('Background').locator('.thumb img').evaluate((image) => image.src.replace('/thumbnails/', '/files/').replace(/\?.*/, ''));
+  const mask = await page.evaluate(async () => {
+    const canvas = new OffscreenCanvas(256, 256);
+    const context = canvas.getContext('2d');
+    context.fillRect(0, 0, 256, 256);
+    context.fillStyle = 'white';
+    context.fillRect(0, 0, 128, 256);
+    return [...new Uint8Array(await (await canvas.convertToBlob()).arrayBuffer())];
+  });
+  await page.click('[aria-label="Edit Background"]');
+  await page.waitForSelector('dialog[open]');
+  await page.fill('#instruction', 'Make it red');
+  await page.fill('#edit-seed', '7');
+  assert.ok(await page.locator('text=Remove the mask').isHidden());
+  await page.setInputFiles('#edit-mask', { name: 'mask.txt', mimeType: 'text/plain', buffer: Buffer.from('none') });
+  await page.click('text=Apply edit');
+  await page.waitForSelector('dialog .problem:not([hidden])');
+  assert.match(await page.locator('dialog .problem').innerText(), /image|picture/);
+  await page.click('text=Remove the mask');
+  assert.equal(await page.inputValue('#edit-mask'), '');
+  await page.setInputFiles('#edit-mask', { name: 'mask.png', mimeType: 'image/png', buffer: Buffer.from(mask) });
+  await accessible(page, 'the edit dialog with a mask');
+  await page.click('text=Apply edit');
+  await page.waitForFunction(() => document.querySelectorAll('.versions li').length === 2, null, { timeout: 180_000 });
+  const edited = await page.locator('.compare img').nth(1).getAttribute('src');
+  const [was, is] = [await pixels(page, original), await pixels(page, new URL(edited, server.url).href)];
+  const width = Math.sqrt(was.length / 4); // the scene is square
+  let [left, right] = [0, 0];
+  for (let at = 0; at < was.length; at += 1) {
+    const differs = Math.abs(was[at] - is[at]);
+    const column = Math.floor(at / 4) % width;
+    if (column < width / 2) left += differs;
+    else if (column > width / 2 + 2) right += differs; // the mask is scaled, so that its edge is soft
+  }
+  assert.ok(left > 1000 && right === 0, `the differences are ${left} under white and ${right} under black`);
+  await page.keyboard.press('Escape');
+});
+
 test('the stack can be downloaded as arranged', async () => {
   const take = async (label) => {
     await page.click('summary.button');

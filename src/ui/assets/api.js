@@ -57,6 +57,12 @@ export const api = {
   jobs: (parameters, signal) => json('GET', `/v1/jobs${query(parameters)}`, undefined, signal),
   job: (id) => json('GET', `/v1/jobs/${id}`),
   submit: (body) => json('POST', '/v1/jobs', body),
+  /** Stores a picture, which jobs can name. */
+  upload: (file) => {
+    const body = new FormData();
+    body.set('image', file);
+    return json('POST', '/v1/inputs', body);
+  },
   cancel: (id) => json('POST', `/v1/jobs/${id}/cancel`),
   retry: (id) => json('POST', `/v1/jobs/${id}/retry`),
   remove: (id) => json('DELETE', `/v1/jobs/${id}`),

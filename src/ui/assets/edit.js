@@ -1,7 +1,7 @@
 // The edit dialog of one layer: an instruction, the picture before and after, and all versions.
 
-import { h, icon, say } from './dom.js';
-import { field, presetField, shortName } from './new.js';
+import { bytes, h, icon, say } from './dom.js';
+import { KINDS, field, presetField, shortName } from './new.js';
 import { progressView } from './running.js';
 import { versionThumbnail, versionUrl } from './sheets.js';
 import { failed } from './toast.js';
@@ -25,13 +25,15 @@ const SMALL_EXAMPLES = [
 
 /** Opens the dialog for the layer with this key. The user may close it while an edit runs, and open it again. */
 export function editLayer(sheets, key, { config, models }) {
-  const { defaults: { edit: defaults }, bounds, presets } = config;
+  const { defaults: { edit: defaults }, bounds, limits, presets } = config;
   const layer = () => sheets.layer(key);
   let progress = null;
 
   const instruction = h('textarea', { id: 'instruction', name: 'instruction', rows: 2, required: true, maxLength: 2000, placeholder: 'Change the color to blue' });
   const number = (name, label, hint, [low, high], value, step = 1) => field(`edit-${name}`, label, hint,
     h('input', { type: 'number', id: `edit-${name}`, name, min: low, max: high, step, value: value ?? '', required: value !== null, inputMode: 'decimal' }));
+  const mask = h('input', { type: 'file', id: 'edit-mask', name: 'mask', accept: KINDS, onchange: masked });
+  const unmask = h('button.quiet', { type: 'button', hidden: true, onclick: () => { mask.value = ''; masked(); mask.focus(); } }, 'Remove the mask');
   const apply = h('button.primary', { type: 'submit' }, 'Apply edit');
   const problem = h('p.problem', { role: 'alert', hidden: true });
   const place = h('div');
@@ -47,6 +49,8 @@ export function editLayer(sheets, key, { config, models }) {
       number('cfg_scale', 'Guidance', 'How closely to follow the instruction. 1 turns it off.', bounds.cfg_scale, defaults.cfg_scale, 'any'),
       number('seed', 'Seed', 'Leave empty for a random seed.', [0, Number.MAX_SAFE_INTEGER], null),
       number('count', 'Variants', 'Several versions with other seeds, to choose from.', [1, 64], null)),
+    field('edit-mask', 'Mask', 'A picture: what is white in it may change, what is black or transparent stays exactly. Leave empty for everywhere.', mask),
+    unmask,
     h('label.row.soft', {}, h('input', { type: 'checkbox', name: 'keep_rest' }), 'Find what changed, and keep everything else exactly'),
     h('label.row.soft', {}, h('input', { type: 'checkbox', name: 'alpha' }), 'The outline may change, as for “Add a shadow” (takes twice the time)'),
     models?.edit?.small && h('p.soft', {}, `${shortName(models.edit.id)} is a small checkpoint. It can recolor simple shapes, as in “Make it green”.`),
@@ -116,6 +120,15 @@ export function editLayer(sheets, key, { config, models }) {
     problem.scrollIntoView({ block: 'nearest' });
   }
 
+  function masked() {
+    const [file] = mask.files;
+    unmask.hidden = !file;
+    problem.hidden = true;
+    if (file && file.size > limits.max_upload_bytes) {
+      refuse(`${file.name} is ${bytes(file.size)}; this server accepts up to ${bytes(limits.max_upload_bytes)}.`);
+    }
+  }
+
   async function send(event) {
     event.preventDefault();
     problem.hidden = true;
@@ -129,7 +142,7 @@ export function editLayer(sheets, key, { config, models }) {
     if (form.elements.alpha.checked) params.alpha = 'grow';
     apply.disabled = true;
     try {
-      await sheets.edit(key, layer().current, params);
+      await sheets.edit(key, layer().current, params, mask.files[0]);
     } catch (error) {
       apply.disabled = false;
       refuse(error.message);

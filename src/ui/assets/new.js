@@ -4,7 +4,7 @@ import { api } from './api.js';
 import { bytes, h, icon, say } from './dom.js';
 import { failed, toast } from './toast.js';
 
-const KINDS = 'image/png,image/jpeg,image/webp,image/gif,image/bmp,image/tiff,image/jxl,.jxl';
+export const KINDS = 'image/png,image/jpeg,image/webp,image/gif,image/bmp,image/tiff,image/jxl,.jxl';
 
 /** Returns the element and a function that takes files from elsewhere on the page; calls `onJob(job)` for an accepted job. */
 export function newJob({ config, models, onJob }) {

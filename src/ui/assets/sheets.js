@@ -145,9 +145,10 @@ export class Sheets extends EventTarget {
     this.watched.set(job.id, stop);
   }
 
-  /** Submits an edit of a version of a layer and returns the job. */
-  async edit(key, version, params) {
+  /** Submits an edit of a version of a layer and returns the job. `mask`: a file, or nothing. */
+  async edit(key, version, params, mask) {
     const input = { image: { job: version.job, file: version.file } };
+    if (mask) input.mask = { upload: (await api.upload(mask)).upload };
     const labels = { [EDIT_OF]: this.job.id, [LAYER]: key };
     const job = await api.submit({ kind: 'edit', input, params, labels });
     this.adopt(job, true);

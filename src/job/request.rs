@@ -63,6 +63,17 @@ impl InputRef {
     }
 }
 
+impl InputRef {
+    /// As commands and datasets name it: an address, or `job:ID:2`.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Url(url) => url.clone(),
+            Self::Layer { job, layer } => format!("job:{job}:{layer}"),
+            Self::File { job, file } => format!("job:{job}:{file}"),
+        }
+    }
+}
+
 impl fmt::Display for InputRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -2,7 +2,7 @@
 """Loads what `acetate jobs export` wrote with the libraries that people use: Hugging Face's datasets, webdataset,
 pandas and polars.
 
-    cargo test --test it batch_export   # writes the exports, target/tmp/export-datasets/
+    cargo test --test it export   # writes the exports, target/tmp/export-datasets/ and export-varied/
     tests/export/run.sh
 
 The readers are installed by check.py, into a virtual environment under target/.
@@ -109,6 +109,32 @@ def check_jsonl(folder, wanted, cache):
     assert rows["width"][:] == [row["meta"]["width"] for row in wanted]
 
 
+def check_varied(folder, cache):
+    """Rows that differ: columns that begin without values, more layers in later rows, variants, other kinds of jobs."""
+    fields = {
+        "imagefolder": lambda row: row,
+        "parquet": lambda row: row,
+        "webdataset": lambda row: row["json"],
+        "jsonl": lambda row: row,
+    }
+    for name, record in fields.items():
+        rows = list(datasets.load_dataset(str(folder / name), split="train", cache_dir=cache))
+        assert [record(row)["row"] for row in rows[:8]] == [1, 2, 3, 4, 5, 6, 7, 7], name
+        assert len(rows) == 10, f"{name}: {len(rows)} rows"
+        assert [record(row)["note"] for row in rows[:8]] == [None] * 6 + ["late"] * 2, name
+        assert [record(row)["variant"] for row in rows[5:8]] == [1, 1, 2], name
+        assert record(rows[0])["reused_from"] and not record(rows[1])["reused_from"], name
+        if name == "webdataset":
+            count = sum(isinstance(value, Image.Image) for row in rows for value in row.values())
+        elif name == "jsonl":
+            count = sum(len(row["layers"]) + bool(row["regenerated"]) + bool(row["composite"]) for row in rows)
+        else:
+            pictures = [[*row["layers"], row["regenerated"], row["composite"]] for row in rows]
+            count = sum(isinstance(value, Image.Image) for row in pictures for value in row)
+        assert count == 6 * 3 + 2 * 4 + 3 + 1, f"{name}: {count} pictures"
+        print(f"ok       export {name} of rows that differ, loaded by datasets")
+
+
 def main():
     folder = Path(sys.argv[1])
     results = folder / "results.json"
@@ -119,6 +145,7 @@ def main():
         name = check.__name__.removeprefix("check_")
         check(folder / name, wanted, cache)
         print(f"ok       export {name}: {len(wanted)} rows, loaded by other programs")
+    check_varied(folder.parent / "export-varied", cache)
 
 
 main()

@@ -71,7 +71,7 @@ fn a_folder_is_split_and_one_bad_picture_does_not_end_it() {
     assert!(pictures.contains(&(Some(3), Some("deep/b.png"))) && pictures.contains(&(Some(2), Some("bad.png"))));
     let report = place.json(&["jobs", "export", "--batch", batch, "--as", "webdataset", "--out", "set", "--json"]);
     assert_eq!((&report["written"], &report["shards"]), (&json!(4), &json!(1)), "{report:#}");
-    assert_eq!(names(&place.path("set")), [".acetate-export", "layers-000000.tar"]);
+    assert_eq!(names(&place.path("set")), [".acetate-export", "README.md", "layers-000000.tar"]);
     let none = place.run(&["export", "--batch", "none", "--out", "files"]);
     assert!(none.code == Some(2) && none.stderr.contains("there is no batch `none`"), "{none:?}");
 }

@@ -23,7 +23,7 @@ use crate::{
         watch::no_such_batch,
     },
     database::{DatasetJob, JobRow},
-    job::{BatchId, JobError, JobRequest, JobState, LayerRole, Task},
+    job::{BatchId, InputRef, JobError, JobRequest, JobState, LayerRole, Task},
     store::io_error,
 };
 
@@ -109,7 +109,7 @@ fn line(
     number: Option<u64>,
     meta: Option<Map<String, Value>>,
 ) -> Result<Value, JobError> {
-    let inputs: Vec<String> = row.request.inputs.iter().map(ToString::to_string).collect();
+    let inputs: Vec<String> = row.request.inputs.iter().map(InputRef::name).collect();
     let prompt = prompt(&row.request);
     let seed = row.request.seed();
     let roles: Vec<_> = row.published.iter().flat_map(|result| &result.files).map(|file| file.role).collect();

@@ -31,10 +31,10 @@ in_both_worlds! {
     a_damaged_result_is_told_and_tried_again,
 }
 
-const FORMATS: [&str; 4] = ["imagefolder", "webdataset", "parquet", "jsonl"];
+pub const FORMATS: [&str; 4] = ["imagefolder", "webdataset", "parquet", "jsonl"];
 
 /// A folder or prefix for an export: its address, and the folder that has its files.
-fn target(world: &World, name: &str) -> (String, PathBuf) {
+pub fn target(world: &World, name: &str) -> (String, PathBuf) {
     let url = world.output(name);
     let path = world.path(&url);
     match world.service {
@@ -43,13 +43,13 @@ fn target(world: &World, name: &str) -> (String, PathBuf) {
     }
 }
 
-async fn export(world: &World, batch: &str, format: &str, out: &str, more: &[&str]) -> Value {
+pub async fn export(world: &World, batch: &str, format: &str, out: &str, more: &[&str]) -> Value {
     let args = ["jobs", "export", "--batch", batch, "--as", format, "--out", out, "--json"];
     world.json(&[&args[..], more].concat()).await
 }
 
 /// The names in all archives of an export, in their order.
-fn archived(folder: &Path) -> Vec<(String, Vec<u8>)> {
+pub fn archived(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
     for name in names(folder).iter().filter(|name| name.ends_with(".tar")) {
         let mut archive = tar::Archive::new(fs::File::open(folder.join(name)).unwrap());

@@ -45,5 +45,6 @@ mod submissions;
 pub mod tls;
 mod traces;
 mod upgrades;
+mod varied_export;
 mod worker;
 pub mod world;

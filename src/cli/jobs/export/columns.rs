@@ -1,9 +1,14 @@
 //! The columns of an export and their types, which are the same in all shards.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::rows::{ExportedRow, LAYER_INFO, OWN, PICTURES, ResultRows};
+use super::{
+    rows::{ExportedRow, LATER, LAYER_INFO, OWN, PICTURES, REUSED_FROM, ResultRows, VARIANT},
+    shape::JsonShape,
+};
 use crate::{
     app::Submitter,
     job::{BatchId, JobError, JobKind},
@@ -33,7 +38,8 @@ pub struct Column {
 pub struct ResultColumns {
     /// The columns of pictures, in the order of [`PICTURES`].
     pub pictures: Vec<String>,
-    /// `layer_info`, if there are layers, and the columns of the dataset, in the order in which they are first seen.
+    /// `layer_info`, if there are layers, `variant`, `reused_from`, and the columns of the dataset, in the order in
+    /// which they are first seen.
     pub foreign: Vec<Column>,
 }
 
@@ -42,25 +48,37 @@ impl ResultColumns {
     pub async fn of_batch(submitter: &Submitter, batch: &BatchId) -> Result<Self, JobError> {
         let (mut columns, mut kinds, mut rows) =
             (Self::default(), [false; PICTURES.len()], ResultRows::of(submitter, batch));
+        let mut shapes = HashMap::new();
         while let Some(item) = rows.next().await? {
             for name in pictures_of(item.job.request.task.kind()) {
                 kinds[PICTURES.iter().position(|known| known == name).unwrap_or_default()] = true;
             }
-            columns.observe(&item);
+            columns.observe(&item, &mut shapes);
         }
         let there = PICTURES.into_iter().zip(kinds).filter(|(_, is_there)| *is_there);
         columns.pictures = there.map(|(name, _)| name.to_owned()).collect();
-        if columns.pictures.iter().any(|name| name == "layers") {
-            columns.foreign.insert(0, Column { name: LAYER_INFO.to_owned(), kind: ColumnType::Json });
-        }
+        let has_layers = columns.pictures.iter().any(|name| name == "layers");
+        let info = has_layers.then_some((LAYER_INFO, ColumnType::Json));
+        let own = info.into_iter().chain([(VARIANT, ColumnType::Int), (REUSED_FROM, ColumnType::Text)]);
+        columns.foreign.splice(0..0, own.map(|(name, kind)| Column { name: name.to_owned(), kind }));
         Ok(columns)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.foreign.iter().any(|column| column.name == name)
+    }
+
+    /// The variants of a row that are exported: an export that an earlier version began has the first one of each job.
+    pub fn variants_of(&self, item: &ExportedRow) -> Vec<Option<u32>> {
+        let most = if self.has(VARIANT) { usize::MAX } else { 1 };
+        item.variants().into_iter().take(most).collect()
     }
 
     /// Gives a row all columns, with values of their types: readers of JSON take the types from the first rows.
     pub fn fit(&self, record: &mut Map<String, Value>) {
-        // An export that an earlier version began is without it.
-        if !self.foreign.iter().any(|column| column.name == LAYER_INFO) {
-            record.remove(LAYER_INFO);
+        // An export that an earlier version began is without them.
+        for name in LATER.into_iter().filter(|name| !self.has(name)) {
+            record.remove(name);
         }
         for Column { name, kind } in &self.foreign {
             let value = record.entry(name.as_str()).or_insert(Value::Null);
@@ -73,9 +91,26 @@ impl ResultColumns {
         }
     }
 
-    fn observe(&mut self, item: &ExportedRow) {
+    /// Gives a row the columns of its pictures, without pictures: readers want a list in each row, or nothing in none.
+    /// `one` and `list` follow the names of columns.
+    pub fn begin_pictures(&self, record: &mut Map<String, Value>, one: &str, list: &str) {
+        for name in &self.pictures {
+            let (end, nothing) = if is_list(name) { (list, json!([])) } else { (one, Value::Null) };
+            record.insert(format!("{name}{end}"), nothing);
+        }
+    }
+
+    /// `shapes`: of the columns with lists or objects.
+    fn observe(&mut self, item: &ExportedRow, shapes: &mut HashMap<String, JsonShape>) {
         for (name, value) in item.foreign() {
-            let Some(kind) = kind_of(value) else { continue };
+            let Some(mut kind) = kind_of(value) else { continue };
+            if kind == ColumnType::Json {
+                let known = shapes.remove(&name).unwrap_or(JsonShape::Missing);
+                match JsonShape::of(value).and_then(|shape| known.and(shape)) {
+                    Some(shape) => drop(shapes.insert(name.clone(), shape)),
+                    None => kind = ColumnType::Mixed,
+                }
+            }
             match self.foreign.iter_mut().find(|column| column.name == name) {
                 Some(column) => column.kind = both(column.kind, kind),
                 None => self.foreign.push(Column { name, kind }),
@@ -105,6 +140,11 @@ impl ResultColumns {
         }
         Ok(())
     }
+}
+
+/// Whether a column of pictures has a list in each row.
+pub fn is_list(name: &str) -> bool {
+    matches!(name, "layers" | "edited_layers")
 }
 
 /// The columns of pictures that a job of this kind has.

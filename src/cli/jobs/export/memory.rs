@@ -2,13 +2,13 @@
 //! finished shard.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     io::Write,
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{DatasetFormat, columns::ResultColumns, rows::ExportedRow};
+use super::{DatasetFormat, card::card, columns::ResultColumns, rows::ExportedRow};
 use crate::{
     job::{BatchId, JobError, JobId},
     store::{Target, io_error},
@@ -23,6 +23,11 @@ const DIGITS: usize = 6;
 struct WrittenRow {
     row: Option<u64>,
     id: JobId,
+    /// What the names of its pictures end with. Absent in rows that an earlier version wrote.
+    files: Option<Vec<String>>,
+    /// Whether the columns of the export have its values.
+    #[serde(default)]
+    fits: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -40,6 +45,10 @@ pub struct Memory<'a> {
     /// The number of finished shards.
     shards: u64,
     rows: u64,
+    /// What the names of the pictures of finished shards end with.
+    files: BTreeSet<String>,
+    /// Whether the columns of the export and `files` describe all rows.
+    all_fit: bool,
     /// For each number the first job that was written, or is about to be; its files have the number as their name.
     first: HashMap<u64, JobId>,
     /// Other jobs with the same number, and jobs without a number.
@@ -79,19 +88,28 @@ impl<'a> Memory<'a> {
         };
         let about = about.unwrap_or_else(new);
         let (first, others) = (HashMap::new(), HashSet::new());
-        let mut memory = Self { target, about, is_new, shards: 0, rows: 0, first, others };
+        let files = BTreeSet::new();
+        let mut memory = Self { target, about, is_new, shards: 0, rows: 0, files, all_fit: true, first, others };
         while let Some(list) = memory.list(memory.shards).await? {
             for line in list.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-                let WrittenRow { row, id } = serde_json::from_slice(line).map_err(|error| {
+                let written = serde_json::from_slice(line).map_err(|error| {
                     let place = memory.target.place(&format!(".acetate-export/{}", list_name(memory.shards)));
                     JobError::storage(place, format!("is damaged ({error}); export to another folder"))
                 })?;
-                memory.claim(row, id);
-                memory.rows += 1;
+                memory.count(written);
             }
             memory.shards += 1;
         }
         Ok(memory)
+    }
+
+    fn count(&mut self, written: WrittenRow) {
+        self.claim(written.row, written.id);
+        self.rows += 1;
+        // An archive has the values as JSON.
+        let fits = written.fits || self.about.format == DatasetFormat::Webdataset.as_str();
+        self.all_fit &= fits && written.files.is_some();
+        self.files.extend(written.files.into_iter().flatten());
     }
 
     pub fn is_new(&self) -> bool {
@@ -148,8 +166,17 @@ impl<'a> Memory<'a> {
         list.push(b'\n');
         self.target.write_own(&list_name(self.shards), list).await?;
         self.shards += 1;
-        self.rows += lines.len() as u64;
+        lines.iter().filter_map(|line| serde_json::from_str(line).ok()).for_each(|written| self.count(written));
         Ok(())
+    }
+
+    /// Writes `README.md`, if readers need it.
+    pub async fn write_card(&self, format: DatasetFormat) -> Result<(), JobError> {
+        let files = self.all_fit.then_some(&self.files);
+        match card(format, &self.about.batch, &self.about.columns, files) {
+            Some(card) => self.target.write("README.md", card.into_bytes()).await,
+            None => Ok(()),
+        }
     }
 
     /// Writes `metadata.jsonl`, which names the pictures of all finished shards.

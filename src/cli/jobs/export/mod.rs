@@ -4,11 +4,13 @@
 //! remembers which rows are in it ([`Memory`]), so that the same command continues after any interruption: a row is in
 //! exactly one shard. Rows whose jobs succeed later go into further shards.
 
+mod card;
 mod columns;
 mod memory;
 mod parquet;
 mod rows;
 mod sample;
+mod shape;
 mod shard;
 
 use std::{
@@ -146,14 +148,14 @@ pub async fn export(global: &GlobalArgs, submitter: &Submitter, args: ExportArgs
     let stopped = sweep.is_stopped();
     drop(sweep);
     let ExportRun { report, .. } = work;
-    if args.format == DatasetFormat::Imagefolder && memory.rows() > 0 {
-        // Also after an error or Ctrl-C: what is there can be used.
-        let listed = memory.write_metadata().await;
-        done?;
-        listed?;
-    } else {
-        done?;
-    }
+    // Also after an error or Ctrl-C: what is there can be used.
+    let described = match args.format {
+        _ if memory.rows() == 0 => Ok(()),
+        DatasetFormat::Imagefolder => memory.write_metadata().await,
+        format => memory.write_card(format).await,
+    };
+    done?;
+    described?;
     print(&args, &target, &report, start.elapsed())?;
     if stopped {
         let text = format!("stopped after {}; run the same command to continue", output::count(report.written, "row"));
@@ -229,7 +231,9 @@ impl ExportRun<'_> {
     fn wanted(&mut self, memory: &mut Memory<'_>, item: ExportedRow) -> Option<(ExportedRow, String)> {
         let report = &mut self.report;
         match item.job.state {
-            JobState::Succeeded if memory.has(&item) => report.known += 1,
+            JobState::Succeeded if memory.has(&item) => {
+                report.known += memory.columns().variants_of(&item).len() as u64;
+            }
             JobState::Succeeded => {
                 let key = memory.name(&item);
                 return Some((item, key));

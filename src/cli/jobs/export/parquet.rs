@@ -17,8 +17,8 @@ use parquet::{
 use serde_json::{Map, Value, json};
 
 use super::{
-    columns::{Column, ColumnType, ResultColumns},
-    sample::Sample,
+    columns::{Column, ColumnType, ResultColumns, is_list},
+    sample::SamplePicture,
 };
 use crate::{job::JobError, store::io_error};
 
@@ -85,11 +85,16 @@ impl ParquetFile {
         Ok(Self { writer, columns, rows: Vec::new(), bytes: 0 })
     }
 
-    pub fn add(&mut self, record: &Map<String, Value>, key: &str, sample: &Sample) -> Result<(), WriteError> {
-        let picture = |picture: &super::sample::SamplePicture| {
+    pub fn add(
+        &mut self,
+        record: &Map<String, Value>,
+        key: &str,
+        pictures: &[SamplePicture],
+    ) -> Result<(), WriteError> {
+        let picture = |picture: &SamplePicture| {
             (picture.column, format!("{key}.{}", picture.ending), ByteArray::from(picture.bytes.clone()))
         };
-        let pictures: Vec<_> = sample.pictures.iter().map(picture).collect();
+        let pictures: Vec<_> = pictures.iter().map(picture).collect();
         self.bytes += pictures.iter().map(|(_, _, bytes)| bytes.len()).sum::<usize>();
         self.rows.push(ParquetRow { record: record.clone(), pictures });
         if self.bytes >= GROUP || self.rows.len() >= ROWS_IN_GROUP { self.write_group() } else { Ok(()) }
@@ -214,11 +219,6 @@ fn next<'b>(
     group: &'b mut RowGroupWriter<'_>,
 ) -> Result<parquet::file::writer::SerializedColumnWriter<'b>, ParquetError> {
     group.next_column()?.ok_or_else(|| ParquetError::General("the schema has too few columns".to_owned()))
-}
-
-/// Whether a column of pictures has a list in each row.
-fn is_list(name: &str) -> bool {
-    matches!(name, "layers" | "edited_layers")
 }
 
 fn schema(columns: &ResultColumns) -> Result<TypePtr, ParquetError> {

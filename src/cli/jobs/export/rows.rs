@@ -1,6 +1,6 @@
 //! The rows of a batch: those of its dataset in their order, then jobs that were submitted in other ways.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use serde_json::{Map, Value, json};
 
@@ -9,7 +9,7 @@ use crate::{
     app::Submitter,
     cli::jobs::results::prompt,
     database::{DatasetJob, JobRow},
-    job::{BatchId, FileEntry, JobError, JobId, LayerRole, Placement},
+    job::{BatchId, FileEntry, InputRef, JobError, JobId, LayerRole, Placement},
 };
 
 /// The number of rows read at a time.
@@ -19,6 +19,12 @@ const PAGE: u32 = 500;
 pub const OWN: [&str; 7] = ["row", "id", "kind", "input", "prompt", "caption", "seed"];
 /// The column that says where layers belong.
 pub const LAYER_INFO: &str = "layer_info";
+/// The number of the variant, 1 in a job without variants.
+pub const VARIANT: &str = "variant";
+/// The job whose result this one took.
+pub const REUSED_FROM: &str = "reused_from";
+/// The columns that exports of earlier versions are without.
+pub const LATER: [&str; 3] = [LAYER_INFO, VARIANT, REUSED_FROM];
 /// The columns of pictures.
 pub const PICTURES: [&str; 5] = ["regenerated", "layers", "edited_layers", "edited", "composite"];
 
@@ -86,11 +92,20 @@ impl ExportedRow {
         }
     }
 
-    /// The row without its pictures.
-    pub fn record(&self) -> Map<String, Value> {
+    /// The variants of the job, each of which is a row of the export; `None` is a job without variants.
+    pub fn variants(&self) -> BTreeSet<Option<u32>> {
+        let files = self.job.published.iter().flat_map(|result| &result.files);
+        let variants: BTreeSet<_> = files.filter(|file| is_exported(file)).map(|file| file.variant).collect();
+        if variants.is_empty() { BTreeSet::from([None]) } else { variants }
+    }
+
+    /// The row of a variant without its pictures.
+    pub fn record(&self, variant: Option<u32>) -> Map<String, Value> {
         let request = &self.job.request;
-        let input: Vec<String> = request.inputs.iter().map(ToString::to_string).collect();
-        let caption = self.job.published.as_ref().and_then(|result| result.caption.clone());
+        let input: Vec<String> = request.inputs.iter().map(InputRef::name).collect();
+        let result = self.job.published.as_ref();
+        let caption = result.and_then(|result| result.caption.clone());
+        let seed = result.and_then(|result| result.files.iter().find(|file| file.variant == variant)?.seed);
         let own = [
             json!(self.number),
             json!(self.job.id()),
@@ -98,22 +113,26 @@ impl ExportedRow {
             json!(input),
             json!(prompt(request)),
             json!(caption),
-            json!(request.seed()),
+            json!(seed.unwrap_or_else(|| request.seed())),
         ];
         let own = OWN.into_iter().map(str::to_owned).zip(own);
-        let info = self.layer_info().map(|info| (LAYER_INFO.to_owned(), info));
-        own.chain(info).chain(self.foreign().map(|(name, value)| (name, value.clone()))).collect()
+        let later = [
+            (LAYER_INFO.to_owned(), self.layer_info(variant)),
+            (VARIANT.to_owned(), json!(variant.unwrap_or(1))),
+            (REUSED_FROM.to_owned(), json!(result.and_then(|result| result.reused_from))),
+        ];
+        own.chain(later).chain(self.foreign().map(|(name, value)| (name, value.clone()))).collect()
     }
 
     /// For each layer, then for each edited one, its number, its name, and where its file belongs on the canvas.
     /// Readers of JSON take the types from the first rows, so that a layer that is not trimmed has a place, too.
-    fn layer_info(&self) -> Option<Value> {
+    fn layer_info(&self, variant: Option<u32>) -> Value {
         let of = |role: LayerRole| {
             self.job
                 .published
                 .iter()
                 .flat_map(|result| &result.files)
-                .filter(move |file| file.role == role && is_exported(file))
+                .filter(move |file| file.role == role && file.variant == variant)
         };
         let info = |file: &FileEntry| {
             let Placement { x, y, width, height } = file.canvas();
@@ -123,7 +142,7 @@ impl ExportedRow {
             })
         };
         let all: Vec<_> = of(LayerRole::Layer).chain(of(LayerRole::EditedLayer)).map(info).collect();
-        (!all.is_empty()).then_some(Value::Array(all))
+        if all.is_empty() { Value::Null } else { Value::Array(all) }
     }
 
     /// The columns of the dataset, as they are called in an export.
@@ -137,7 +156,7 @@ impl ExportedRow {
 fn free_name(name: &str, columns: &Map<String, Value>) -> String {
     let of_picture = |name: &str| ["file_name", "file_names"].iter().any(|end| name.ends_with(end));
     let is_taken =
-        |name: &str| OWN.contains(&name) || name == LAYER_INFO || PICTURES.contains(&name) || of_picture(name);
+        |name: &str| OWN.contains(&name) || LATER.contains(&name) || PICTURES.contains(&name) || of_picture(name);
     if !name.is_empty() && !is_taken(name) {
         return name.to_owned();
     }

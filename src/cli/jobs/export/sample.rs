@@ -32,6 +32,7 @@ pub struct Sample {
 
 #[derive(Debug)]
 pub struct SamplePicture {
+    pub variant: Option<u32>,
     /// The column that it is in.
     pub column: &'static str,
     /// Whether the column has a list of pictures.
@@ -79,14 +80,15 @@ async fn pictures(
     for file in files.iter().filter(|file| is_exported(file)) {
         let (column, is_list, ending) = slot(file);
         let bytes = if with_pictures { read_published(&store, &manifest, file).await? } else { Vec::new() };
-        pictures.push(SamplePicture { column, is_list, ending, url: store.url(&manifest.sibling(&file.name)?), bytes });
+        let (variant, url) = (file.variant, store.url(&manifest.sibling(&file.name)?));
+        pictures.push(SamplePicture { variant, column, is_list, ending, url, bytes });
     }
     Ok(pictures)
 }
 
-/// Whether a dataset has the file: of several variants, those of the first one.
+/// Whether a dataset has the file.
 pub fn is_exported(file: &FileEntry) -> bool {
-    file.variant.is_none_or(|variant| variant == 1) && file.role != LayerRole::ContactSheet
+    file.role != LayerRole::ContactSheet
 }
 
 /// The column of a file, whether it has a list, and the file's name after that of the row. Readers of WebDataset take

@@ -11,7 +11,12 @@ use serde_json::{Map, Value, json};
 use tempfile::{NamedTempFile, TempDir};
 
 use super::{
-    DatasetFormat, columns::ResultColumns, memory::Memory, parquet::ParquetFile, rows::ExportedRow, sample::Sample,
+    DatasetFormat,
+    columns::ResultColumns,
+    memory::Memory,
+    parquet::ParquetFile,
+    rows::ExportedRow,
+    sample::{Sample, SamplePicture},
 };
 use crate::{
     job::JobError,
@@ -85,13 +90,29 @@ impl ShardFile {
         self.lines.len() as u64
     }
 
-    pub async fn add(&mut self, item: &ExportedRow, key: &str, sample: Sample) -> Result<(), JobError> {
-        let mut record = item.record();
+    /// Adds the rows of a job: one, or one for each variant.
+    pub async fn add(&mut self, item: &ExportedRow, key: &str, mut sample: Sample) -> Result<(), JobError> {
+        for variant in self.columns.variants_of(item) {
+            let key = variant.map_or_else(|| key.to_owned(), |variant| format!("{key}-variant-{variant:02}"));
+            let pictures = sample.pictures.extract_if(.., |picture| picture.variant == variant).collect();
+            self.add_row(item, &key, item.record(variant), pictures).await?;
+        }
+        Ok(())
+    }
+
+    async fn add_row(
+        &mut self,
+        item: &ExportedRow,
+        key: &str,
+        mut record: Map<String, Value>,
+        pictures: Vec<SamplePicture>,
+    ) -> Result<(), JobError> {
         self.columns.fit(&mut record);
-        self.bytes += sample.pictures.iter().map(|picture| picture.bytes.len() as u64).sum::<u64>();
+        let fits = self.columns.check(item, &record);
+        self.bytes += pictures.iter().map(|picture| picture.bytes.len() as u64).sum::<u64>();
         let folder = format!("{:06}", self.number);
         if let ShardContent::Prefix(target) = &self.content {
-            let sends = sample.pictures.iter().map(|picture| {
+            let sends = pictures.iter().map(|picture| {
                 let name = format!("{folder}/{key}.{}", picture.ending);
                 let (target, bytes) = (target.clone(), picture.bytes.clone());
                 async move { target.write(&name, bytes).await }
@@ -102,33 +123,36 @@ impl ShardFile {
         // Files are written here, while other tasks read the next results.
         tokio::task::block_in_place(|| match &mut self.content {
             ShardContent::Archive(file, archive) => {
-                write_sample(archive, key, &record, &sample).map_err(|error| io_error(file.path(), "write", error))
+                write_sample(archive, key, &record, &pictures).map_err(|error| io_error(file.path(), "write", error))
             }
             ShardContent::Parquet(file, writer) => {
-                self.columns.check(item, &record)?;
-                writer.add(&record, key, &sample).map_err(|error| error.at(file.path()))
+                fits.clone()?;
+                writer.add(&record, key, &pictures).map_err(|error| error.at(file.path()))
             }
             ShardContent::Lines(file, lines) => {
-                for picture in &sample.pictures {
+                self.columns.begin_pictures(&mut record, "", "");
+                for picture in &pictures {
                     put(&mut record, picture.column, picture.is_list, &picture.url);
                 }
                 let line = Value::Object(record.clone()).to_string();
                 self.bytes += line.len() as u64 + 1;
                 writeln!(lines, "{line}").map_err(|error| io_error(file.path(), "write", error))
             }
-            ShardContent::Folder(made) => write_pictures(made.path(), key, &sample),
+            ShardContent::Folder(made) => write_pictures(made.path(), key, &pictures),
             ShardContent::Prefix(_) => Ok(()),
         })?;
         let remembered = match &self.content {
             ShardContent::Folder(_) | ShardContent::Prefix(_) => {
-                for picture in &sample.pictures {
+                self.columns.begin_pictures(&mut record, "_file_name", "_file_names");
+                for picture in &pictures {
                     let column = format!("{}_file_name{}", picture.column, if picture.is_list { "s" } else { "" });
                     put(&mut record, &column, picture.is_list, &format!("{folder}/{key}.{}", picture.ending));
                 }
                 Value::Object(record)
             }
             ShardContent::Archive(..) | ShardContent::Parquet(..) | ShardContent::Lines(..) => {
-                json!({ "row": item.number, "id": item.job.id() })
+                let files: Vec<_> = pictures.iter().map(|picture| &picture.ending).collect();
+                json!({ "row": item.number, "id": item.job.id(), "files": files, "fits": fits.is_ok() })
             }
         };
         self.lines.push(remembered.to_string());
@@ -173,10 +197,10 @@ fn write_sample(
     archive: &mut tar::Builder<BufWriter<File>>,
     key: &str,
     record: &Map<String, Value>,
-    sample: &Sample,
+    pictures: &[SamplePicture],
 ) -> std::io::Result<()> {
     let json = serde_json::to_vec(record)?;
-    let pictures = sample.pictures.iter().map(|picture| (picture.ending.as_str(), picture.bytes.as_slice()));
+    let pictures = pictures.iter().map(|picture| (picture.ending.as_str(), picture.bytes.as_slice()));
     for (ending, bytes) in pictures.chain([("json", json.as_slice())]) {
         let mut header = tar::Header::new_gnu();
         header.set_size(bytes.len() as u64);
@@ -187,8 +211,8 @@ fn write_sample(
     Ok(())
 }
 
-fn write_pictures(folder: &Path, key: &str, sample: &Sample) -> Result<(), JobError> {
-    for picture in &sample.pictures {
+fn write_pictures(folder: &Path, key: &str, pictures: &[SamplePicture]) -> Result<(), JobError> {
+    for picture in pictures {
         let path = folder.join(format!("{key}.{}", picture.ending));
         fs::write(&path, &picture.bytes).map_err(|error| io_error(&path, "write the picture", error))?;
     }

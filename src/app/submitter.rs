@@ -165,15 +165,18 @@ impl Submitter {
         self.jobs.close().await;
     }
 
-    /// The address of a picture's bytes in the store, where [`Submitter::put_picture`] puts them.
+    /// The address of a picture's bytes in the store, where [`Submitter::put_pictures`] puts them.
     pub fn picture_url(&self, ending: &str, bytes: &[u8]) -> Result<String, JobError> {
         let own = self.stores.own();
         Ok(own.url(&ObjectKey::input(&hex::encode(Sha256::digest(bytes)), ending)?))
     }
 
-    /// Puts a picture into the store, once for the same bytes.
-    pub async fn put_picture(&self, ending: &str, bytes: Vec<u8>) -> Result<(), JobError> {
-        self.stores.own().put_input(ending, bytes).await.map(drop)
+    /// Puts pictures into the store, once for the same bytes.
+    ///
+    /// # Errors
+    /// For each picture its own; of all, if nothing could be done.
+    pub async fn put_pictures(&self, pictures: Vec<(&str, Vec<u8>)>) -> Result<Vec<Result<(), JobError>>, JobError> {
+        self.stores.own().put_inputs(pictures).await
     }
 
     /// Copies a local file into the store; returns its address there, which is the same for the same bytes.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 use tracing::debug;
 
@@ -56,6 +57,33 @@ impl Store {
             self.put(key.clone(), bytes).await?;
         }
         Ok(key)
+    }
+
+    /// Like [`Store::put_input`] for several pictures, with their endings.
+    ///
+    /// # Errors
+    /// For each picture its own; of all, if nothing could be done.
+    pub async fn put_inputs(&self, pictures: Vec<(&str, Vec<u8>)>) -> Result<Vec<Result<(), JobError>>, JobError> {
+        const AT_A_TIME: usize = 8;
+        let Self::Folder(folder) = self else {
+            let puts = pictures.into_iter().map(|(ending, bytes)| self.put_input(ending, bytes));
+            return Ok(stream::iter(puts).buffered(AT_A_TIME).map(|put| put.map(drop)).collect().await);
+        };
+        let fresh = Timestamp::now() - REFRESH;
+        let mut results = vec![Ok(()); pictures.len()];
+        let (mut missing, mut places) = (Vec::new(), Vec::new());
+        for (index, (ending, bytes)) in pictures.into_iter().enumerate() {
+            let (digest, bytes) = sha256(bytes).await?;
+            let key = ObjectKey::input(&hex::encode(digest), ending)?;
+            if self.modified(&key).await?.is_none_or(|modified| modified < fresh) {
+                missing.push((key, bytes));
+                places.push(index);
+            }
+        }
+        for (index, put) in places.into_iter().zip(folder.put_all(missing).await?) {
+            results[index] = put;
+        }
+        Ok(results)
     }
 
     /// When an object was written; none if it is not there.

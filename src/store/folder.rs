@@ -1,6 +1,7 @@
 //! The store in a local folder.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{ErrorKind, Read, Write},
     path::{Path, PathBuf},
@@ -101,6 +102,15 @@ impl FolderStore {
             Ok(Stored { key, size: bytes.len() as u64, sha256: hex::encode(Sha256::digest(&bytes)) })
         })
         .await
+    }
+
+    /// Writes objects, each whole or not at all, faster than one by one.
+    ///
+    /// # Errors
+    /// Of all objects, if the thread stopped.
+    pub async fn put_all(&self, objects: Vec<(ObjectKey, Vec<u8>)>) -> Result<Vec<Result<(), JobError>>, JobError> {
+        let files: Vec<_> = objects.into_iter().map(|(key, bytes)| (self.path(&key), bytes)).collect();
+        blocking(move || Ok(write_all_whole(&files))).await
     }
 
     /// Reads an object back from the disk and compares it with what was written.
@@ -252,14 +262,48 @@ fn delete_epochs(folder: &Path, wanted: impl Fn(Epoch) -> bool, whole: bool) -> 
 
 /// Writes under a temporary name in the same folder, flushes, renames, and flushes the folder's entry.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), JobError> {
+    write_file(path, bytes)?;
+    sync_folder(folder_of(path)).map_err(|error| io_error(path, "write the file", error))
+}
+
+/// Like [`write_whole`] for several files. A file system writes together what several threads flush at the same time,
+/// and a folder is flushed once for all of its files.
+fn write_all_whole(files: &[(PathBuf, Vec<u8>)]) -> Vec<Result<(), JobError>> {
+    const THREADS: usize = 32;
+    let each = files.len().div_ceil(THREADS).max(1);
+    let mut written: Vec<Result<(), JobError>> = Vec::with_capacity(files.len());
+    std::thread::scope(|scope| {
+        let write = |(path, bytes): &(PathBuf, Vec<u8>)| write_file(path, bytes);
+        let threads: Vec<_> =
+            files.chunks(each).map(|part| scope.spawn(move || part.iter().map(write).collect::<Vec<_>>())).collect();
+        for thread in threads {
+            match thread.join() {
+                Ok(results) => written.extend(results),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+    });
+    let folders: BTreeSet<&Path> = files.iter().map(|(path, _)| folder_of(path)).collect();
+    let synced = folders
+        .into_iter()
+        .try_for_each(|folder| sync_folder(folder).map_err(|error| io_error(folder, "flush the folder", error)));
+    written.into_iter().map(|written| written.and_then(|()| synced.clone())).collect()
+}
+
+/// Writes a file whole or not at all; its folder is not flushed.
+fn write_file(path: &Path, bytes: &[u8]) -> Result<(), JobError> {
     let failed = |error: std::io::Error| io_error(path, "write the file", error);
-    let folder = path.parent().unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     fs::create_dir_all(folder).map_err(|error| io_error(folder, "create the folder", error))?;
     let mut file = new_file(folder).map_err(failed)?;
     file.write_all(bytes).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;
     file.persist(path).map_err(|error| failed(error.error))?;
-    sync_folder(folder).map_err(failed)
+    Ok(())
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("."))
 }
 
 /// A temporary file with the permissions of an ordinary one; it is deleted when dropped.
@@ -316,6 +360,24 @@ mod tests {
         assert_eq!(error.code(), "storage");
         let names: Vec<_> = fs::read_dir(store.path(&key).parent().unwrap()).unwrap().collect();
         assert_eq!(names.len(), 1, "no temporary file is left");
+    }
+
+    #[tokio::test]
+    async fn of_several_objects_one_that_cannot_be_written_does_not_stop_the_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = FolderStore::in_folder(folder.path().to_owned());
+        let key = |number: u8| ObjectKey::input(&hex::encode(Sha256::digest([number])), "png").unwrap();
+        fs::create_dir_all(store.path(&key(50)).join("not a file")).unwrap();
+        let objects = (0..100).map(|number| (key(number), vec![number; 9])).collect();
+        let written = store.put_all(objects).await.unwrap();
+        let failed: Vec<_> = written.iter().enumerate().filter(|(_, one)| one.is_err()).map(|(n, _)| n).collect();
+        assert_eq!(failed, [50]);
+        for number in (0..100).filter(|number| *number != 50) {
+            assert_eq!(store.get(&key(number), 9).await.unwrap(), [number; 9]);
+        }
+        let names = fs::read_dir(store.path(&key(0)).parent().unwrap()).unwrap();
+        assert_eq!(names.count(), 100, "no temporary file is left");
+        assert!(store.put_all(Vec::new()).await.unwrap().is_empty());
     }
 
     #[tokio::test]

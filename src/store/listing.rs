@@ -29,12 +29,17 @@ pub struct Listing {
     skipped: Skipped,
 }
 
-/// Objects that a job cannot name: with control characters, or with a part `.` or `..`.
+/// What a listing left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Skipped {
+    /// Objects that a job cannot name: with control characters, or with a part `.` or `..`.
     pub count: usize,
-    /// Some of the keys, printable.
+    /// Some of their keys, printable.
     pub examples: Vec<String>,
+    /// Links to folders, which may form a cycle.
+    pub linked_folders: u64,
+    /// Links to nothing, and files that are no files, such as sockets.
+    pub unreadable: u64,
 }
 
 impl Skipped {
@@ -80,16 +85,18 @@ impl Listing {
             Rest::Nothing => Ok(None),
             Rest::Folders(folders) if folders.is_empty() => Ok(None),
             Rest::Folders(mut folders) => {
-                let (files, rest) = blocking(move || {
+                let mut skipped = std::mem::take(&mut self.skipped);
+                let (files, rest, skipped) = blocking(move || {
                     let mut files = Vec::new();
                     while files.len() < PAGE
                         && let Some(folder) = folders.pop()
                     {
-                        list_folder(folder, &mut files, &mut folders)?;
+                        list_folder(folder, &mut files, &mut folders, &mut skipped)?;
                     }
-                    Ok((files, folders))
+                    Ok((files, folders, skipped))
                 })
                 .await?;
+                self.skipped = skipped;
                 self.rest = Rest::Folders(rest);
                 Ok(Some(files))
             }
@@ -116,7 +123,12 @@ impl Listing {
 
 /// Lists the files of one folder by name, and pushes its folders onto the stack. Links to folders are not followed,
 /// because they may form a cycle.
-fn list_folder(folder: PathBuf, files: &mut Vec<Listed>, folders: &mut Vec<PathBuf>) -> Result<(), JobError> {
+fn list_folder(
+    folder: PathBuf,
+    files: &mut Vec<Listed>,
+    folders: &mut Vec<PathBuf>,
+    skipped: &mut Skipped,
+) -> Result<(), JobError> {
     let failed = |error: std::io::Error| io_error(&folder, "list the folder", error);
     let mut entries = fs::read_dir(&folder).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
     entries.sort_by_key(fs::DirEntry::file_name);
@@ -128,9 +140,12 @@ fn list_folder(folder: PathBuf, files: &mut Vec<Listed>, folders: &mut Vec<PathB
             continue;
         }
         // A broken link, or a file that was just deleted.
-        let Ok(metadata) = fs::metadata(&path) else { continue };
-        if metadata.is_file() {
-            files.push(Listed { url: String::from(&Location::File(path)), size: metadata.len() });
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_file() => {
+                files.push(Listed { url: String::from(&Location::File(path)), size: metadata.len() });
+            }
+            Ok(metadata) if metadata.is_dir() => skipped.linked_folders += 1,
+            _ => skipped.unreadable += 1,
         }
     }
     folders.extend(below.into_iter().rev());

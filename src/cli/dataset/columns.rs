@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Fields, RowPicture};
+use super::{Fields, RowPicture, listed::why_not};
 use crate::job::{DecomposeParams, EditParams, JobError, JobId, JobKind, value_from_slice};
 
 /// The fields of a message, besides parameters and labels.
@@ -68,18 +68,20 @@ impl ColumnMapping {
         Ok(Self { kind, renamed: flags.columns.clone(), dropped: flags.drop_column.clone() })
     }
 
-    /// Takes a row apart. A row with a `version` is a whole message, and stays as it is.
+    /// Takes a row apart. A whole message, with a `version` and its `input`, stays as it is.
     ///
     /// # Errors
     /// A row without a picture, with the names that it has.
     pub fn split(&self, mut row: Fields, is_table: bool, pictures: Vec<RowPicture>) -> Result<Split, JobError> {
-        if row.contains_key("version") && !is_table && pictures.is_empty() {
+        if is_message(&row) && !is_table && pictures.is_empty() {
             return Ok(Split { job: row, meta: Fields::new(), picture: None });
         }
         let seen: Vec<String> = row.keys().cloned().chain(pictures.iter().map(|one| one.column.clone())).collect();
         for name in &self.dropped {
             row.remove(name);
         }
+        let missing = row.iter().find(|(name, value)| value.is_null() && may_be_a_picture(name));
+        let missing = missing.map(|(name, _)| name.clone());
         let kind = row.get("kind").and_then(Value::as_str).and_then(|kind| kind.parse().ok()).unwrap_or(self.kind);
         let (mut job, mut meta) = (Fields::new(), Fields::new());
         for (field, column) in &self.renamed {
@@ -98,8 +100,10 @@ impl ColumnMapping {
         if let Some(name) = NOT_OF_A_ROW.into_iter().find(|name| row.contains_key(*name)) {
             return Err(not_of_a_row(name));
         }
+        // Where the picture is named, other columns are not about it.
+        let is_named = self.renamed.iter().any(|(field, _)| is_picture(field));
         for (name, value) in row {
-            if !job.contains_key(&name) && is_meant(&name, &value, kind) {
+            if !job.contains_key(&name) && !(is_named && is_picture(&name)) && is_meant(&name, &value, kind) {
                 put(&mut job, &name, value, is_table)?;
             } else {
                 meta.insert(name, value);
@@ -107,10 +111,9 @@ impl ColumnMapping {
         }
         let picture = self.chosen(pictures, &job)?;
         if picture.is_none() && !job.keys().any(|name| is_picture(name)) {
-            let named = PICTURES.into_iter().find(|name| meta.get(*name).is_some_and(Value::is_string));
-            match named.and_then(|name| meta.remove(name)) {
+            match named_picture(&meta).and_then(|name| meta.remove(&name)) {
                 Some(value) => drop(job.insert("image".to_owned(), value)),
-                None => return Err(no_picture(&seen, is_table)),
+                None => return Err(no_picture(&seen, &missing, is_table)),
             }
         }
         check_size(&meta)?;
@@ -165,7 +168,18 @@ fn is_one_letter_off(one: &str, other: &str) -> bool {
 
 /// Whether a column of this name may have the pictures of a manifest.
 pub fn may_be_a_picture(name: &str) -> bool {
-    is_picture(name) || PICTURES.contains(&name)
+    let name = name.to_ascii_lowercase();
+    is_picture(&name) || PICTURES.contains(&name.as_str())
+}
+
+/// The column with the picture, if none has the name of the field; large letters do not matter, as in `URL` or `Image`.
+fn named_picture(columns: &Fields) -> Option<String> {
+    let texts: Vec<&String> = columns.iter().filter(|(_, value)| value.is_string()).map(|(name, _)| name).collect();
+    let of = |known: &str| {
+        let exactly = texts.iter().find(|name| **name == known);
+        exactly.or_else(|| texts.iter().find(|name| name.eq_ignore_ascii_case(known)))
+    };
+    ["image", "input"].iter().chain(&PICTURES).find_map(|known| of(known)).map(|name| (*name).clone())
 }
 
 fn is_picture(name: &str) -> bool {
@@ -196,12 +210,28 @@ fn is_of_a_job(name: &str, kind: JobKind) -> bool {
     FIELDS.contains(&name) || name == "params" || name.starts_with("label.") || parameters(kind).contains(&name)
 }
 
+/// Whether a text names a kind of jobs, also with a mistake.
+fn is_nearly_a_kind(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    let kinds = ["decompose", "edit", "composite", "workflow"];
+    kinds.iter().any(|kind| *kind == text || is_one_letter_off(&text, kind))
+}
+
+/// Whether a row is a whole message, and not a row with a column `version`.
+fn is_message(row: &Fields) -> bool {
+    row.get("version").is_some_and(Value::is_number) && row.contains_key("input")
+}
+
 /// Whether a column is about the job. Some names mean something else in other programs' manifests: a number as `id`,
 /// a class as `labels`.
 fn is_meant(name: &str, value: &Value, kind: JobKind) -> bool {
     match name {
         "id" => value.as_str().is_some_and(|id| id.parse::<JobId>().is_ok() || id.len() == 36),
         "labels" | "params" => value.is_object(),
+        "kind" => value.as_str().is_some_and(is_nearly_a_kind),
+        "priority" => value.is_number() || value.as_str().is_some_and(|number| number.parse::<i64>().is_ok()),
+        // Of the dataset; that of a whole message is known by then.
+        "version" => false,
         _ => is_of_a_job(name, kind),
     }
 }
@@ -263,7 +293,18 @@ fn typed(field: &str, cell: String) -> Result<Value, JobError> {
     })
 }
 
-fn no_picture(seen: &[String], is_table: bool) -> JobError {
+/// `missing`: a column that usually has the picture, and has none in this row.
+fn no_picture(seen: &[String], missing: &Option<String>, is_table: bool) -> JobError {
+    if let Some(name) = missing {
+        return JobError::invalid(name, "is empty; the row has no picture");
+    }
+    if let Some(picture) = seen.iter().find(|name| is_table && why_not(name).is_none()) {
+        let reason = format!(
+            "the first line has to name the columns, for instance image,caption, and has `{}`",
+            picture.escape_debug()
+        );
+        return JobError::invalid("input", reason);
+    }
     let what = if is_table { "column" } else { "field" };
     let known = PICTURES.map(|name| format!("`{name}`")).join(", ");
     let advice = "name the one with the picture, for instance --column image=photo";
@@ -322,10 +363,23 @@ mod tests {
         let (job, meta) = split(&plain, &row, false).unwrap();
         assert_eq!(job, json!({ "image": "a.png", "prompt": "a cat", "label.x": "y" }));
         assert_eq!(meta, json!({ "id": 139, "labels": 3, "url": "https://h/a.png", "width": 7 }));
+        for (row, image) in [
+            (json!({ "URL": "https://h/a.png", "TEXT": "x" }), "https://h/a.png"),
+            (json!({ "Image": "a.png", "url": "https://h/a.png" }), "a.png"),
+            (json!({ "URL": 3, "Path": "a.png", "path": "b.png" }), "b.png"),
+        ] {
+            assert_eq!(split(&plain, &row, true).unwrap().0["image"], image, "{row}");
+        }
+        // Names that messages have, too.
+        let row = json!({ "image": "a", "version": "2024", "kind": "poster", "priority": "high", "params": 7 });
+        let (job, meta) = split(&plain, &row, false).unwrap();
+        assert_eq!((job, meta.as_object().unwrap().len()), (json!({ "image": "a" }), 4));
+        let row = json!({ "image": "a", "version": 3, "kind": "edit", "priority": "5" });
+        assert_eq!(split(&plain, &row, true).unwrap().1, json!({ "version": 3 }));
         // A UUID is the job's id, and a whole message stays as it is.
         let id = "018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21";
         assert_eq!(split(&plain, &json!({ "image": "a", "id": id }), false).unwrap().0["id"], id);
-        let message = json!({ "version": 1, "kind": "decompose", "more": 1 });
+        let message = json!({ "version": 1, "kind": "decompose", "input": {}, "more": 1 });
         assert_eq!(split(&plain, &message, false).unwrap(), (message, json!({})));
         assert_eq!(
             (plain.meant("promt"), plain.meant("layer"), plain.meant("width")),
@@ -396,6 +450,9 @@ mod tests {
         assert!(error.ends_with("choose one with --column image=input.png"), "{error}");
         let chosen = columns(&[("image", "target.png")], &[]).split(Fields::new(), false, two()).unwrap();
         assert_eq!(chosen.picture, Some(picture("target.png")));
+        let row = json!({ "input": ["a.png"], "images": "x" }).as_object().unwrap().clone();
+        let chosen = columns(&[("image", "target.png")], &[]).split(row.clone(), false, two()).unwrap();
+        assert_eq!((chosen.job, chosen.meta), (Fields::new(), row));
         let left = columns(&[], &["input.png"]).split(Fields::new(), false, two()).unwrap();
         assert_eq!(left.picture, Some(picture("target.png")));
     }

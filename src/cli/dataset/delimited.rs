@@ -9,6 +9,11 @@ use super::{Fields, Row, columns, reading::Sink, text};
 use crate::job::JobError;
 
 const SEPARATORS: [u8; 4] = [b',', b';', b'\t', b'|'];
+/// No cell of a table ends like this.
+const END: &str = "\u{1}end of the table\u{1}";
+const END_ROW: &str = "\n\u{1}end of the table\u{1}\n";
+const NOT_CLOSED: &str = "a quote is not closed, so that the rest of the file belongs to one cell; close it, and write a \
+                          quote inside of quotes twice";
 const SAVE_AS_UTF8: &str = "save it as \"CSV UTF-8\"";
 
 /// Reads a file. `separator`: absent, the one that the first line has.
@@ -19,8 +24,16 @@ pub fn read(path: &Path, separator: Option<u8>, sink: &mut Sink) -> Result<(), J
     let (first, text) = if named.is_some() { text::peek_line(path, text)? } else { (first, text) };
     let separator = separator.or(named).unwrap_or_else(|| separator_of(&first));
     let (text, row_start) = text::RowLimit::of(text);
+    // A last row of our own, which a quote that is not closed would take in.
+    let text = text.chain(END_ROW.as_bytes());
     let mut reader = csv::ReaderBuilder::new().delimiter(separator).trim(csv::Trim::All).from_reader(text);
     let header = reader.headers().map_err(|error| explain_first(path, error))?.clone();
+    if header.iter().any(|name| name.trim_end().ends_with(END)) {
+        return match header.len() {
+            1 if &header[0] == END => Err(wrong("has no columns; name them in the first line".to_owned())),
+            _ => Err(wrong(NOT_CLOSED.to_owned())),
+        };
+    }
     check_header(&header).map_err(wrong)?;
     let mut number = 0;
     let mut record = StringRecord::new();
@@ -32,7 +45,19 @@ pub fn read(path: &Path, separator: Option<u8>, sink: &mut Sink) -> Result<(), J
             Ok(true) => record.position().map(csv::Position::line),
             Err(error) => error.position().map(csv::Position::line),
         };
+        if record.len() == 1 && &record[0] == END {
+            return Ok(());
+        }
+        if matches!(read, Ok(true)) && record.iter().all(str::is_empty) {
+            // Spreadsheets write empty rows as separators only.
+            continue;
+        }
         number += 1;
+        if record.iter().any(|cell| cell.trim_end().ends_with(END)) {
+            let line = line.map_or_else(String::new, |line| format!(":{line}"));
+            let reason = format!("{}{line} (row {number}): {NOT_CLOSED}", path.display());
+            return Err(JobError::invalid("--from", reason));
+        }
         let fields = match read {
             Ok(_) => Ok(cells(&header, &record)),
             Err(error) => match error.into_kind() {
@@ -166,6 +191,10 @@ mod tests {
             let fields = rows[0].1.as_ref().unwrap();
             assert_eq!((&fields["image"], &fields["prompt"]), (&"a.png".into(), &"x; y".into()), "{text:?}");
         }
+        // Empty rows do not count, and spreadsheets write some.
+        let found = rows(b"image,prompt\n\na.png,x\n,\n ,\nb.png,y\n,,").unwrap();
+        let places: Vec<_> = found.iter().map(|row| (row.0.as_str(), row.1.is_ok())).collect();
+        assert_eq!(places, [("m.csv:2 (row 1)", true), ("m.csv:6 (row 2)", true), ("m.csv:7 (row 3)", false)]);
         // A caption with commas in the header does not win over the column of pictures.
         assert_eq!(separator_of(b"file_name;\"a, b, c, d\"\n"), b';');
         assert_eq!(separator_of(b"image\n"), b',');
@@ -202,6 +231,9 @@ mod tests {
             (&utf16("image,prompt\n"), "is UTF-16; save it as"),
             (b"\x28\xb5\x2f\xfdxx", "is compressed with zstd; decompress it first"),
             (b"PK\x03\x04", "Excel workbook"),
+            (b"image,prompt\na.png,x\nb.png,\"y\nc.png,z\n", "m.csv:3 (row 2): a quote is not closed"),
+            (b"image,prompt\na.png,\"x", "m.csv:2 (row 1): a quote is not closed"),
+            (b"image,\"prompt\na.png,x\n", "m.csv: a quote is not closed"),
         ] {
             let error = rows(bytes).unwrap_err();
             assert!(error.contains(wanted), "{:?} gave: {error}", String::from_utf8_lossy(bytes));

@@ -1,6 +1,7 @@
 //! Folders of a dataset: with files of metadata beside the pictures (Hugging Face's imagefolder), or with shards.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -13,24 +14,26 @@ use super::{
 };
 use crate::{job::JobError, store::io_error};
 
-/// What a folder has instead of pictures only.
+/// What is in a folder, without hidden files.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Contents {
-    /// `metadata.jsonl` or `metadata.csv` of the folder, or of folders below it, such as `train`.
+    /// `metadata.jsonl`, `metadata.csv` or `metadata.parquet` of the folder, or of folders below it, such as `train`.
     pub metadata: Vec<PathBuf>,
-    /// Parquet files and archives, in the order of their names, if there are no pictures.
+    /// Parquet files and archives, in the order of their names, if they are the dataset.
     pub shards: Vec<PathBuf>,
+    /// The pictures by their extension.
+    pub pictures: BTreeMap<String, u64>,
 }
 
 impl Contents {
-    /// Looks through a folder; where there are pictures, not into the folders below its own.
+    /// Looks through a folder. Metadata comes first; shards come before pictures if there are not more pictures, or if
+    /// the pictures are inside: the dataset's page often has some of its own.
     pub fn of(folder: &Path) -> Result<Self, JobError> {
         let mut contents = Self::default();
         let mut folders = vec![folder.to_owned()];
-        let mut pictures = false;
         while let Some(next) = folders.pop() {
             let failed = |error| io_error(&next, "list the folder", error);
-            let mut below = Vec::new();
+            let mut metadata = Vec::new();
             for entry in fs::read_dir(&next).map_err(failed)? {
                 let entry = entry.map_err(failed)?;
                 let name = entry.file_name().to_string_lossy().into_owned();
@@ -38,24 +41,35 @@ impl Contents {
                     continue;
                 }
                 if entry.file_type().map_err(failed)?.is_dir() {
-                    below.push(entry.path());
+                    folders.push(entry.path());
                 } else if matches!(name.as_str(), "metadata.jsonl" | "metadata.csv" | "metadata.parquet") {
-                    contents.metadata.push(entry.path());
+                    metadata.push(entry.path());
                 } else if is_shard(&name) {
                     contents.shards.push(entry.path());
                 } else if why_not(&name).is_none() {
-                    pictures = true;
+                    let ending = name.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
+                    *contents.pictures.entry(format!(".{ending}")).or_default() += 1;
                 }
             }
-            // Metadata is at the top, or in the folders of the splits.
-            let depth = next.strip_prefix(folder).map_or(0, |below| below.components().count());
-            if !pictures || depth == 0 {
-                folders.extend(below);
+            metadata.sort();
+            if let [one, other, ..] = metadata.as_slice() {
+                let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let reason = format!(
+                    "{} has {} and {}; move one of them away, or name the one that you mean",
+                    next.display(),
+                    name(one),
+                    name(other)
+                );
+                return Err(JobError::invalid("--from", reason));
             }
+            contents.metadata.append(&mut metadata);
         }
         contents.metadata.sort();
         contents.shards.sort();
-        if pictures || !contents.metadata.is_empty() {
+        let pictures = contents.pictures.values().sum::<u64>();
+        let has_shards = contents.shards.len() as u64 >= pictures
+            || contents.shards.first().is_some_and(|shard| parquet::has_image_structs(shard));
+        if !contents.metadata.is_empty() || !has_shards {
             contents.shards.clear();
         }
         Ok(contents)
@@ -67,8 +81,24 @@ fn is_shard(name: &str) -> bool {
     [".parquet", ".tar", ".tar.gz", ".tgz"].iter().any(|ending| name.ends_with(ending))
 }
 
+/// Reads the rows of metadata or shards, and counts the pictures that are of no row.
+pub fn read(contents: &Contents, sink: &mut Sink) -> Result<(), JobError> {
+    let Contents { metadata, shards, pictures } = contents;
+    if !metadata.is_empty() {
+        if read_all(metadata, sink)? {
+            let others = pictures.values().sum::<u64>().saturating_sub(sink.named());
+            sink.leave_out(|tally| tally.add_all("not in the metadata", others));
+        }
+        return Ok(());
+    }
+    for (ending, count) in pictures {
+        sink.leave_out(|tally| tally.add_all(ending, *count));
+    }
+    read_all(shards, sink).map(drop)
+}
+
 /// Reads files one after another; their rows are numbered through. Returns false when no more rows are wanted.
-pub fn read_all(files: &[PathBuf], sink: &mut Sink) -> Result<bool, JobError> {
+fn read_all(files: &[PathBuf], sink: &mut Sink) -> Result<bool, JobError> {
     for path in files {
         sink.next_file(path.parent());
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
@@ -88,6 +118,7 @@ pub fn read_all(files: &[PathBuf], sink: &mut Sink) -> Result<bool, JobError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::dataset::parquet::tests::write;
 
     #[test]
     fn a_folder_has_metadata_or_shards_or_pictures() {
@@ -104,11 +135,21 @@ mod tests {
         let found = Contents::of(root).unwrap();
         assert_eq!(found.shards.len(), 3);
         assert!(found.metadata.is_empty() && shards.iter().all(|shard| found.shards.contains(shard)), "{found:?}");
-        let picture = make("train/a.png");
-        assert_eq!(Contents::of(root).unwrap(), Contents::default(), "pictures come before shards");
-        let metadata = make("train/metadata.jsonl");
-        assert_eq!(Contents::of(root).unwrap().metadata, [metadata]);
-        fs::remove_file(picture).unwrap();
-        assert!(Contents::of(root).unwrap().shards.is_empty());
+        make("banner.PNG");
+        let found = Contents::of(root).unwrap();
+        assert_eq!((found.shards.len(), found.pictures[".png"]), (3, 1), "one picture is not the dataset");
+        for name in ["train/a.png", "train/deep/b.png", "test/c.jpg"] {
+            make(name);
+        }
+        assert!(Contents::of(root).unwrap().shards.is_empty(), "more pictures than shards");
+        // Shards with pictures inside come before any number of others.
+        write(&shards[0], &[(b"\xff", "a.png", "x")], ::parquet::basic::Compression::SNAPPY);
+        assert_eq!(Contents::of(root).unwrap().shards.len(), 3);
+        let metadata = [make("test/metadata.csv"), make("train/deep/metadata.jsonl")];
+        let found = Contents::of(root).unwrap();
+        assert_eq!((found.metadata.as_slice(), found.shards.len()), (metadata.as_slice(), 0));
+        make("test/metadata.jsonl");
+        let error = Contents::of(root).unwrap_err().to_string();
+        assert!(error.contains("test has metadata.csv and metadata.jsonl; move one of them away"), "{error}");
     }
 }

@@ -1,6 +1,6 @@
 //! Manifests in JSON: lines, or one array of objects.
 
-use std::{fmt, path::Path};
+use std::{fmt, io::BufReader, path::Path};
 
 use serde::{
     Deserializer,
@@ -8,7 +8,12 @@ use serde::{
 };
 use serde_json::Value;
 
-use super::{Fields, Row, reading::Sink, text};
+use super::{
+    Fields, Row,
+    nan::{WithoutNan, without_nan},
+    reading::Sink,
+    text,
+};
 use crate::job::{JobError, value_from_slice};
 
 const SAVE_AS_UTF8: &str = "save it as UTF-8";
@@ -25,7 +30,8 @@ pub fn read_lines(path: &Path, sink: &mut Sink) -> Result<(), JobError> {
             text::Line::TooLong => Err(text::too_long()),
             text::Line::Whole if bytes.trim_ascii().is_empty() => continue,
             text::Line::Whole => value_from_slice(&bytes)
-                .map_err(|error| about_the_row(error.in_request("row", ""), &bytes))
+                .or_else(|error| without_nan(&bytes).map_or(Err(error), |plain| value_from_slice(&plain)))
+                .map_err(|error| about_the_row(error.in_request("row", "")))
                 .and_then(object),
         };
         number += 1;
@@ -36,15 +42,10 @@ pub fn read_lines(path: &Path, sink: &mut Sink) -> Result<(), JobError> {
     }
 }
 
-/// A row is one line of the file, so its first line is no news; and Python writes numbers that JSON does not have.
-fn about_the_row(error: JobError, line: &[u8]) -> JobError {
+/// A row is one line of the file, so its first line is no news.
+fn about_the_row(error: JobError) -> JobError {
     let JobError::InvalidRequest { field, reason } = error else { return error };
-    let has = |word: &[u8]| line.windows(word.len()).any(|part| part == word);
-    let reason = match ["NaN", "Infinity"].into_iter().find(|word| has(word.as_bytes())) {
-        Some(word) => format!("has {word}, which JSON does not have; write null instead"),
-        None => reason.replace(" at line 1 column ", " at column "),
-    };
-    JobError::InvalidRequest { field, reason }
+    JobError::InvalidRequest { field, reason: reason.replace(" at line 1 column ", " at column ") }
 }
 
 fn object(value: Value) -> Result<Fields, JobError> {
@@ -69,7 +70,9 @@ pub fn read(path: &Path, sink: &mut Sink) -> Result<(), JobError> {
             Some(_) => {
                 let (text, start) = text::RowLimit::of(text);
                 let mut rows = JsonRows { path, sink, number: 0, start };
-                for value in serde_json::Deserializer::from_reader(text).into_iter::<Value>() {
+                for value in
+                    serde_json::Deserializer::from_reader(WithoutNan::new(BufReader::new(text))).into_iter::<Value>()
+                {
                     if !rows.push(value.map_err(|error| not_json(path, error))?) {
                         break;
                     }
@@ -80,7 +83,7 @@ pub fn read(path: &Path, sink: &mut Sink) -> Result<(), JobError> {
     }
     let (text, start) = text::RowLimit::of(text);
     let mut rows = JsonRows { path, sink, number: 0, start };
-    let mut reader = serde_json::Deserializer::from_reader(text);
+    let mut reader = serde_json::Deserializer::from_reader(WithoutNan::new(BufReader::new(text)));
     match reader.deserialize_seq(&mut rows).and_then(|()| reader.end()) {
         Err(error) if error.to_string().starts_with(ENOUGH) => Ok(()),
         read => read.map_err(|error| not_json(path, error)),
@@ -176,12 +179,12 @@ mod tests {
             (1, "m.jsonl:3 (row 2)", "row: is an array; each row is one JSON object"),
             (2, "m.jsonl:4 (row 3)", "the field `image` is given twice"),
             (3, "m.jsonl:5 (row 4)", "is not valid JSON: key must be a string at column 2"),
-            (4, "m.jsonl:6 (row 5)", "row: has NaN, which JSON does not have; write null instead"),
         ] {
             assert_eq!(found[row].0, place);
             let error = found[row].1.as_ref().unwrap_err();
             assert!(error.contains(wanted), "{error}");
         }
+        assert_eq!(found[4].1.as_ref().unwrap()["seed"], Value::Null);
         let latin = rows("m.jsonl", b"{\"image\":\"s3://b/k\xe9.png\"}\n").unwrap();
         assert!(latin[0].1.as_ref().unwrap_err().contains("is not UTF-8"));
     }
@@ -200,6 +203,8 @@ mod tests {
         assert!(rows("m.json", b"").unwrap().is_empty());
         let numbers = rows("m.json", b"[{\"a\": 7.0, \"b\": [7.5, -1.0]}]").unwrap();
         assert_eq!(Value::Object(numbers[0].1.clone().unwrap()).to_string(), "{\"a\":7,\"b\":[7.5,-1]}");
+        let missing = rows("m.json", b"[{\"a\": NaN, \"b\": -Infinity}]").unwrap();
+        assert_eq!(Value::Object(missing[0].1.clone().unwrap()).to_string(), "{\"a\":null,\"b\":null}");
         assert!(rows("m.json", b"[1]").unwrap()[0].1.as_ref().unwrap_err().contains("is not a JSON object"));
         let error = rows("m.json", b"[{\"a\": 1},\n{\"b\" 2}]").unwrap_err();
         assert!(error.contains("m.json: is not valid JSON: ") && error.contains("at line 2"), "{error}");

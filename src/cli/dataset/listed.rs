@@ -27,8 +27,7 @@ pub fn read(inputs: &InputReader, url: &str, sink: &mut Sink) -> Result<(), JobE
             }
         }
     }
-    let skipped = pages.skipped();
-    sink.leave_out(|tally| tally.add_unnameable(skipped.count, &skipped.examples));
+    sink.leave_out(|tally| tally.add_skipped(pages.skipped()));
     Ok(())
 }
 

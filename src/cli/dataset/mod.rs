@@ -12,6 +12,7 @@ mod imagefolder;
 mod json;
 mod list;
 mod listed;
+mod nan;
 mod parquet;
 mod paths;
 mod pick;

@@ -1,9 +1,9 @@
 //! Parquet files: columns with addresses, or with the pictures themselves, as Hugging Face's data sets have them.
 
-use std::{fs::File, path::Path};
+use std::{collections::HashMap, fs::File, path::Path, sync::Arc};
 
 use parquet::{
-    basic::ConvertedType,
+    basic::{ConvertedType, LogicalType, TimeUnit},
     errors::ParquetError,
     file::reader::{FileReader, SerializedFileReader},
     record::{Field, Row as Record, reader::RowIter},
@@ -21,13 +21,14 @@ const BATCH: usize = 16;
 pub fn read(path: &Path, sink: &mut Sink) -> Result<bool, JobError> {
     let file = File::open(path).map_err(|error| read_error(path, error))?;
     let reader = SerializedFileReader::new(file).map_err(|error| explain(path, &error))?;
-    let columns = readable(reader.metadata().file_metadata().schema());
+    let schema = reader.metadata().file_metadata().schema();
+    let (columns, nanoseconds) = (readable(schema), in_nanoseconds(schema));
     let rows = RowIter::from_file(columns, &reader).map_err(|error| explain(path, &error))?.with_batch_size(BATCH);
     for (index, record) in rows.enumerate() {
         let record = record.map_err(|error| explain(path, &error))?;
         let number = index as u64 + 1;
         let place = format!("{}, row {number}", path.display());
-        let (fields, pictures) = take_apart(record);
+        let (fields, pictures) = take_apart(record, &nanoseconds);
         if !sink.push(Row { pictures, ..Row::new(number, place, Ok(fields), false) }) {
             return Ok(false);
         }
@@ -62,10 +63,38 @@ pub fn has_pictures(path: &Path) -> bool {
     })
 }
 
-fn take_apart(record: Record) -> (Fields, Vec<RowPicture>) {
+/// Whether a file has a column of pictures as Hugging Face's datasets writes it, `{bytes, path}`.
+pub fn has_image_structs(path: &Path) -> bool {
+    let Ok(file) = File::open(path) else { return false };
+    let Ok(reader) = SerializedFileReader::new(file) else { return false };
+    let has = |field: &Type, name: &str| field.get_fields().iter().any(|field| field.name() == name);
+    let columns = reader.metadata().file_metadata().schema().get_fields();
+    columns.iter().any(|column| column.is_group() && has(column, "bytes") && has(column, "path"))
+}
+
+/// The columns with dates and times in nanoseconds, as pandas writes them, which the reader takes for numbers.
+fn in_nanoseconds(schema: &Type) -> HashMap<String, fn(i64) -> Field> {
+    let of = |field: &Arc<Type>| -> Option<(String, fn(i64) -> Field)> {
+        let make: fn(i64) -> Field = match field.get_basic_info().logical_type_ref()? {
+            LogicalType::Timestamp(time) if time.unit == TimeUnit::NANOS => Field::TimestampMicros,
+            LogicalType::Time(time) if time.unit == TimeUnit::NANOS => Field::TimeMicros,
+            _ => return None,
+        };
+        Some((field.name().to_owned(), make))
+    };
+    schema.get_fields().iter().filter_map(of).collect()
+}
+
+fn take_apart(record: Record, nanoseconds: &HashMap<String, fn(i64) -> Field>) -> (Fields, Vec<RowPicture>) {
     let (mut fields, mut pictures) = (Fields::new(), Vec::new());
     for (column, field) in record.into_columns() {
+        let field = match (field, nanoseconds.get(&column)) {
+            (Field::Long(time), Some(make)) => make(time.div_euclid(1000)),
+            (field, _) => field,
+        };
         match field {
+            // What is missing is said where it is looked for.
+            Field::Null if may_be_a_picture(&column) => drop(fields.insert(column, Value::Null)),
             Field::Null => {}
             Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
                 // Some programs do not say that a column is text.
@@ -76,6 +105,14 @@ fn take_apart(record: Record) -> (Fields, Vec<RowPicture>) {
                 Some((bytes, name)) => pictures.push(RowPicture { column, name, bytes }),
                 None => drop(fields.insert(column, image_path(&group).unwrap_or_else(|| group_value(group)))),
             },
+            Field::ListInternal(list) if list.elements().iter().any(|item| picture_of(item).is_some()) => {
+                let items = list.elements().iter().filter_map(picture_of).enumerate();
+                let item = |(index, (bytes, name))| RowPicture { column: format!("{column}.{index}"), name, bytes };
+                match list.len() {
+                    1 => pictures.extend(items.map(|one| RowPicture { column: column.clone(), ..item(one) })),
+                    _ => pictures.extend(items.map(item)),
+                }
+            }
             other => drop(fields.insert(column, value(other))),
         }
     }
@@ -84,6 +121,13 @@ fn take_apart(record: Record) -> (Fields, Vec<RowPicture>) {
         pictures.retain(looks_like_one);
     }
     (fields, pictures)
+}
+
+fn picture_of(field: &Field) -> Option<(Vec<u8>, String)> {
+    match field {
+        Field::Group(group) => picture(group),
+        _ => None,
+    }
 }
 
 /// Whether these bytes are a picture, by their first ones or the name of their column.
@@ -183,8 +227,6 @@ fn explain(path: &Path, error: &ParquetError) -> JobError {
 
 #[cfg(test)]
 pub mod tests {
-    use std::sync::Arc;
-
     use parquet::{
         basic::{Compression, ZstdLevel},
         data_type::{ByteArray, ByteArrayType, DoubleType, Int64Type},
@@ -255,6 +297,34 @@ pub mod tests {
             let wanted = RowPicture { column: "image".to_owned(), name: "a/b.png".to_owned(), bytes: picture.to_vec() };
             assert_eq!(row.pictures, [wanted]);
         }
+    }
+
+    #[test]
+    fn times_in_nanoseconds_are_times() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.parquet");
+        let schema = "message schema {
+            required binary url (UTF8);
+            optional int64 made (TIMESTAMP(NANOS, true));
+            required int64 time (TIME(NANOS, false));
+        }";
+        let schema = Arc::new(parse_message_type(schema).unwrap());
+        let mut writer = SerializedFileWriter::new(File::create(&path).unwrap(), schema, Default::default()).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        column.typed::<ByteArrayType>().write_batch(&[ByteArray::from("a.png")], None, None).unwrap();
+        column.close().unwrap();
+        for (value, levels) in [(1_700_000_000_123_456_789, Some(&[1][..])), (3_600_000_000_000, None)] {
+            let mut column = group.next_column().unwrap().unwrap();
+            column.typed::<Int64Type>().write_batch(&[value], levels, None).unwrap();
+            column.close().unwrap();
+        }
+        group.close().unwrap();
+        writer.close().unwrap();
+        let rows = collect(|sink| read(&path, sink).map(drop)).unwrap();
+        let fields = rows[0].fields.as_ref().unwrap();
+        assert_eq!(fields["made"], "2023-11-14 22:13:20.123456 +00:00");
+        assert_eq!(fields["time"], "01:00:00.000000");
     }
 
     #[test]

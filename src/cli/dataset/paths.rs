@@ -61,6 +61,9 @@ fn resolve_one(value: &mut Value, base: Base<'_>) -> Result<(), JobError> {
             return Ok(());
         }
     };
+    if text.is_empty() {
+        return Err(JobError::invalid("input", "the address of the picture is empty"));
+    }
     let path = folder.join(text);
     let name = || path.display().to_string();
     let wrong = |error: std::io::Error| match error.kind() {
@@ -74,7 +77,10 @@ fn resolve_one(value: &mut Value, base: Base<'_>) -> Result<(), JobError> {
         (Some(parent), Some(file)) => parent.canonicalize().map_err(wrong)?.join(file),
         _ => path.canonicalize().map_err(wrong)?,
     };
-    path.metadata().map_err(wrong)?;
+    if path.metadata().map_err(wrong)?.is_dir() {
+        let reason = format!("{} is a folder, not a picture", path.display());
+        return Err(JobError::invalid("input", reason));
+    }
     *value = json!(file_url(&path));
     Ok(())
 }
@@ -102,6 +108,8 @@ mod tests {
             assert_eq!(resolved(json!(path), here).unwrap(), json!(address), "a link keeps its name");
         }
         assert!(resolved(json!("deep/b.png"), here).unwrap_err().contains("deep/b.png: not found"));
+        assert!(resolved(json!("deep"), here).unwrap_err().contains("deep is a folder, not a picture"));
+        assert!(resolved(json!(""), here).unwrap_err().contains("is empty"));
         let id = "018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21";
         assert_eq!(resolved(json!(format!("job:{id}:2")), here).unwrap(), json!({ "job": id, "layer": 2 }));
         assert!(resolved(json!("job:2"), here).unwrap_err().contains("write job:ID:LAYER"));

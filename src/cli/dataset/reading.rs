@@ -5,9 +5,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use serde_json::Value;
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::{DatasetSource, Row, Tally};
+use super::{DatasetSource, Row, Tally, listed::why_not};
 use crate::{job::JobError, store::InputReader};
 
 /// The number of rows that are handed over at a time.
@@ -71,11 +72,13 @@ pub struct Sink {
     last: u64,
     before: u64,
     folder: Option<Arc<Path>>,
+    /// The pictures that the rows of an imagefolder name.
+    named: u64,
 }
 
 impl Sink {
     fn new(to: mpsc::Sender<Result<Vec<Row>, JobError>>, tally: Arc<Mutex<Tally>>) -> Self {
-        Self { group: Vec::new(), bytes: 0, to, tally, last: 0, before: 0, folder: None }
+        Self { group: Vec::new(), bytes: 0, to, tally, last: 0, before: 0, folder: None, named: 0 }
     }
 
     /// The next rows are those of another file, whose numbers start at 1 again. `folder`: where their paths start.
@@ -90,6 +93,9 @@ impl Sink {
         row.number += self.before;
         row.folder.clone_from(&self.folder);
         self.last = row.number;
+        if self.folder.is_some() {
+            self.named += row.fields.as_ref().map_or(1, |fields| fields.values().map(pictures_in).sum());
+        }
         self.bytes += row.pictures.iter().map(|picture| picture.bytes.len()).sum::<usize>();
         self.group.push(row);
         (self.group.len() < GROUP && self.bytes < GROUP_BYTES) || self.hand_over()
@@ -98,6 +104,11 @@ impl Sink {
     /// Whether no more rows are wanted.
     pub fn is_closed(&self) -> bool {
         self.to.is_closed()
+    }
+
+    /// How many pictures the rows name, if they are of several files.
+    pub fn named(&self) -> u64 {
+        self.named
     }
 
     /// The number of the last row.
@@ -114,6 +125,15 @@ impl Sink {
         self.bytes = 0;
         let group = std::mem::take(&mut self.group);
         group.is_empty() || self.to.blocking_send(Ok(group)).is_ok()
+    }
+}
+
+/// The paths of pictures in a value.
+fn pictures_in(value: &Value) -> u64 {
+    match value {
+        Value::String(text) => why_not(text).is_none().into(),
+        Value::Array(items) => items.iter().map(pictures_in).sum(),
+        _ => 0,
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     archive, delimited,
-    imagefolder::{Contents, read_all},
+    imagefolder::{self, Contents},
     json, list, listed, parquet,
     reading::Sink,
 };
@@ -55,7 +55,12 @@ impl DatasetSource {
         kind.ok_or_else(|| {
             let reason = format!(
                 "`{text}` is not a folder, an s3:// prefix, a manifest that ends in .jsonl, .json, .csv, .tsv or .txt, \
-                 each also with .gz, or a dataset that ends in .parquet or .tar"
+                 each also with .gz, or a dataset that ends in .parquet or .tar{}",
+                if ending(&path) == "arrow" {
+                    "; load_from_disk and to_parquet make Parquet of Arrow files"
+                } else {
+                    ""
+                }
             );
             JobError::invalid("--from", reason)
         })
@@ -149,10 +154,10 @@ impl DatasetSource {
             Self::Parquet(path) => parquet::read(path, sink).map(drop),
             Self::Tar(path) => archive::read(path, sink).map(drop),
             Self::Folder(path) => {
-                let Contents { metadata, shards } = Contents::of(path)?;
-                match [metadata, shards].concat() {
-                    files if files.is_empty() => listed::read(inputs, &format!("{}/", file_url(path)), sink),
-                    files => read_all(&files, sink).map(drop),
+                let contents = Contents::of(path)?;
+                match contents.metadata.is_empty() && contents.shards.is_empty() {
+                    true => listed::read(inputs, &format!("{}/", file_url(path)), sink),
+                    false => imagefolder::read(&contents, sink),
                 }
             }
             Self::Prefix(url) => listed::read(inputs, url, sink),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::cli::output;
+use crate::{cli::output, store::Skipped};
 
 /// What was not submitted because it is not a picture that a job can read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,13 +20,20 @@ impl Tally {
         *self.reasons.entry(reason.into()).or_default() += 1;
     }
 
-    /// Objects with control characters, or with a part `.` or `..`; `examples` are some of their names.
-    pub fn add_unnameable(&mut self, count: usize, examples: &[String]) {
+    /// Several files with the same reason.
+    pub fn add_all(&mut self, reason: &str, count: u64) {
         if count > 0 {
-            *self.reasons.entry(Self::UNNAMEABLE.to_owned()).or_default() += count as u64;
-            let room = Self::EXAMPLES.saturating_sub(self.unnameable.len());
-            self.unnameable.extend(examples.iter().take(room).cloned());
+            *self.reasons.entry(reason.to_owned()).or_default() += count;
         }
+    }
+
+    /// What a listing left out by itself.
+    pub fn add_skipped(&mut self, skipped: &Skipped) {
+        self.add_all(Self::UNNAMEABLE, skipped.count as u64);
+        self.add_all("linked folders", skipped.linked_folders);
+        self.add_all("broken links", skipped.unreadable);
+        let room = Self::EXAMPLES.saturating_sub(self.unnameable.len());
+        self.unnameable.extend(skipped.examples.iter().take(room).cloned());
     }
 
     const UNNAMEABLE: &str = "with names that a job cannot use";
@@ -66,10 +73,11 @@ mod tests {
         for reason in ["hidden", ".heic", ".heic"] {
             tally.add(reason);
         }
-        tally.add_unnameable(4, &["a\\u{1}.png".to_owned()]);
-        let text = "skipped 7 files: with names that a job cannot use 4, .heic 2, hidden 1 (control characters, or a \
+        let examples = vec!["a\\u{1}.png".to_owned()];
+        tally.add_skipped(&Skipped { count: 4, examples, linked_folders: 3, unreadable: 0 });
+        let text = "skipped 10 files: with names that a job cannot use 4, linked folders 3, .heic 2, hidden 1 (control characters, or a \
                     part . or ..: a\\u{1}.png)";
         assert_eq!(tally.text().as_deref(), Some(text));
-        assert_eq!(tally.total(), 7);
+        assert_eq!(tally.total(), 10);
     }
 }

@@ -235,7 +235,7 @@ async fn retry_batch(
     drop(sweep);
     let jobs = queued.len() as u64;
     publish(global, submitter, jobs, stopped).await;
-    let left = left_out(submitter, &rules).await?;
+    let left = left_out(submitter, &rules, summary.in_state(JobState::Running)).await?;
     if args.json() {
         output::json(&json!({ "batch": rules.batch, "queued": queued, "left_out": left }))?;
     } else {
@@ -249,8 +249,8 @@ async fn retry_batch(
 }
 
 /// The jobs of the batch that were not queued again, and what would do it: `100000 are cancelled (add --state
-/// cancelled)`.
-async fn left_out(submitter: &Submitter, rules: &RetryRules) -> Result<Vec<String>, Failure> {
+/// cancelled)`. `before`: how many were running; others have started since then.
+async fn left_out(submitter: &Submitter, rules: &RetryRules, before: u64) -> Result<Vec<String>, Failure> {
     let summary = submitter.jobs.batch_summary(&rules.batch).await?.ok_or_else(|| no_such_batch(&rules.batch))?;
     let are = |jobs: u64| if jobs == 1 { "1 is".to_owned() } else { format!("{jobs} are") };
     let mut left = Vec::new();
@@ -268,7 +268,7 @@ async fn left_out(submitter: &Submitter, rules: &RetryRules) -> Result<Vec<Strin
             left.push(format!("{} {state} ({})", are(jobs), codes.join(", ")));
         }
     }
-    let running = summary.in_state(JobState::Running);
+    let running = summary.in_state(JobState::Running).min(before);
     if running > 0 && rules.states.contains(&JobState::Cancelled) {
         left.push(format!("{} still running", are(running)));
     }

@@ -1,6 +1,10 @@
 //! The pictures of a command line: files, layers of jobs, and all pictures of folders.
 
-use std::{collections::HashMap, path::Path, time::UNIX_EPOCH};
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+    time::UNIX_EPOCH,
+};
 
 use super::flags::input;
 use crate::{
@@ -60,6 +64,7 @@ pub async fn find(inputs: &InputReader, images: &[String], out: &Path) -> Result
                 pictures.push(LocalPicture { stamp: stamp_of(&path), input: InputRef::Url(object.url), name, shown });
             }
         }
+        tally.add_skipped(pages.skipped());
     }
     if pictures.is_empty() {
         let why = tally.text().map_or_else(String::new, |text| format!(" ({text})"));
@@ -88,7 +93,8 @@ fn stamp_of(path: &Path) -> String {
     format!("{} {}", metadata.len(), changed.as_nanos())
 }
 
-/// Leaves out extensions; pictures that differ only by it keep it: `a-png` and `a-jpg`. A name has no dot at its end.
+/// Leaves out extensions; pictures that differ only by it keep it: `a-png` and `a-jpg`. So does one that is called as a
+/// folder beside it, because that has results of its own. A name has no dot at its end.
 fn name_apart(pictures: &mut [LocalPicture]) {
     let stem = |name: &str| match name.rsplit_once('.') {
         Some((stem, _)) if !stem.is_empty() && !stem.ends_with('/') => stem.to_owned(),
@@ -98,15 +104,21 @@ fn name_apart(pictures: &mut [LocalPicture]) {
     for picture in pictures.iter() {
         *count.entry(stem(&picture.name)).or_default() += 1;
     }
+    let mut folders = HashSet::new();
+    for picture in pictures.iter() {
+        folders.extend(picture.name.match_indices('/').map(|(at, _)| picture.name[..at].to_owned()));
+    }
     let mut taken = HashMap::<String, u32>::new();
     for picture in pictures {
         let plain = stem(&picture.name);
         let mut name = match count.get(&plain) {
-            Some(2..) => format!("{plain}{}", picture.name[plain.len()..].replace('.', "-")),
+            count if folders.contains(&plain) || count.is_some_and(|count| *count > 1) => {
+                format!("{plain}{}", picture.name[plain.len()..].replace('.', "-"))
+            }
             _ => plain,
         };
         let times = taken.entry(name.clone()).or_default();
-        *times += 1;
+        *times += 1 + u32::from(folders.contains(&name));
         if *times > 1 {
             name = format!("{name}-{times}");
         }
@@ -126,9 +138,25 @@ mod tests {
             shown: String::new(),
             stamp: String::new(),
         };
-        let mut pictures = ["a.png", "b/a.png", "c.png", "c.jpg", "d.x.png", "e.png", "e.png", "noend"].map(picture);
+        let mut pictures = [
+            "a.png",
+            "b/a.png",
+            "c.png",
+            "c.jpg",
+            "d.x.png",
+            "e.png",
+            "e.png",
+            "noend",
+            "b.png",
+            "b/f.jpg",
+            "b/f/g.png",
+        ]
+        .map(picture);
         name_apart(&mut pictures);
         let names: Vec<_> = pictures.iter().map(|picture| picture.name.as_str()).collect();
-        assert_eq!(names, ["a", "b/a", "c-png", "c-jpg", "d.x", "e-png", "e-png-2", "noend"]);
+        assert_eq!(
+            names,
+            ["a", "b/a", "c-png", "c-jpg", "d.x", "e-png", "e-png-2", "noend", "b-png", "b/f-jpg", "b/f/g"]
+        );
     }
 }

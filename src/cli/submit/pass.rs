@@ -2,7 +2,7 @@
 //! chunk of rows and the ids of the others are in memory.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry},
     io::IsTerminal,
     path::PathBuf,
     time::Duration,
@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use super::{
     bulk::SubmitReport,
-    prepare::{Preparation, Ready, Refused, put_into_store},
+    prepare::{Preparation, Ready, Refused, put_into_store, upload},
     rejects::Rejects,
     row::RowDefaults,
 };
@@ -102,6 +102,8 @@ pub struct BulkPass<'a> {
     mistakes: Vec<String>,
     rejects: Rejects,
     carried: BTreeSet<String>,
+    /// Jobs of another kind than that of the command, by the column `kind`.
+    other_kinds: BTreeMap<String, u64>,
     /// Wait for an unreachable broker once, not for every chunk.
     reachable: bool,
     /// Tells the rows of this submission from those of an earlier one of the same batch.
@@ -139,6 +141,7 @@ impl<'a> BulkPass<'a> {
             mistakes: Vec::new(),
             rejects,
             carried: BTreeSet::new(),
+            other_kinds: BTreeMap::new(),
             reachable: true,
             run: Timestamp::now().as_millisecond(),
         })
@@ -213,8 +216,20 @@ impl<'a> BulkPass<'a> {
                 self.carried.insert(name.clone());
             }
         }
+        let kind = ready.request.task.kind();
+        if kind != plan.defaults.kind {
+            *self.other_kinds.entry(kind.to_string()).or_default() += 1;
+        }
         let content = if ready.has_own_id { hash(&ready.request.fingerprint()) } else { 0 };
-        match self.seen.insert(ready.request.id.to_bytes(), content) {
+        // The first one counts.
+        let before = match self.seen.entry(ready.request.id.to_bytes()) {
+            Entry::Occupied(known) => Some(*known.get()),
+            Entry::Vacant(free) => {
+                free.insert(content);
+                None
+            }
+        };
+        match before {
             None => {
                 self.chunk_bytes += ready.picture.as_ref().map_or(0, |(_, bytes)| bytes.len());
                 self.chunk.push(ready);
@@ -224,7 +239,8 @@ impl<'a> BulkPass<'a> {
                 self.remember(&ready, ready.request.id);
             }
             Some(_) => {
-                let reason = format!("{} is the id of an earlier row with another content", ready.request.id);
+                let reason =
+                    format!("{} is the id of an earlier row with another content{OTHER_IDS}", ready.request.id);
                 return self.refuse(refused(ready, JobError::invalid("id", reason)));
             }
         }
@@ -255,8 +271,8 @@ impl<'a> BulkPass<'a> {
                     self.report.known += 1;
                 }
                 Some(_) => {
-                    let error = JobError::invalid("id", "a job with this id and another content was already submitted");
-                    self.refuse(refused(ready, error))?;
+                    let reason = format!("a job with this id and another content was already submitted{OTHER_IDS}");
+                    self.refuse(refused(ready, JobError::invalid("id", reason)))?;
                 }
             }
         }
@@ -264,12 +280,20 @@ impl<'a> BulkPass<'a> {
     }
 
     async fn send(&mut self) -> Result<(), Failure> {
-        let (submitter, upload) = (self.submitter, self.plan.upload);
-        let store = async |mut ready: Ready| {
-            let stored = put_into_store(submitter, &mut ready, upload).await;
+        let (submitter, uploads) = (self.submitter, self.plan.upload);
+        let mut rows = std::mem::take(&mut self.chunk);
+        let with_picture: Vec<bool> = rows.iter().map(|ready| ready.picture.is_some()).collect();
+        let errors = put_into_store(submitter, &mut rows).await.map_err(|error| self.after("", &error))?;
+        let rows = rows.into_iter().zip(with_picture).zip(errors);
+        let store = async |((mut ready, has_picture), error): ((Ready, bool), Option<JobError>)| {
+            let stored = match error {
+                Some(error) => Err(error),
+                None if uploads => upload(submitter, &mut ready, has_picture).await,
+                None => Ok(()),
+            };
             (ready, stored)
         };
-        let mut stored = stream::iter(std::mem::take(&mut self.chunk).into_iter().map(store)).buffered(AT_A_TIME);
+        let mut stored = stream::iter(rows.map(store)).buffered(AT_A_TIME);
         let mut chunk = Vec::new();
         while let Some((ready, stored)) = stored.next().await {
             match stored {
@@ -293,6 +317,12 @@ impl<'a> BulkPass<'a> {
                 Ok(Submitted::New(_)) => self.report.submitted += 1,
                 Ok(Submitted::Known(_)) => self.report.known += 1,
                 Err(error) => {
+                    let error = match error {
+                        JobError::InvalidRequest { field, reason } if field == "id" && ready.has_own_id => {
+                            JobError::invalid("id", format!("{reason}{OTHER_IDS}"))
+                        }
+                        error => error,
+                    };
                     wrong.push(refused(ready, error));
                     continue;
                 }
@@ -359,16 +389,29 @@ impl<'a> BulkPass<'a> {
             return Err(Failure::Usage(format!("nothing was submitted:\n{}{more}{advice}", self.mistakes.join("\n"))));
         }
         if self.act != Act::Check {
-            let texts = [tally.text(), self.rejects.text(), self.carried_text()];
+            let texts = [tally.text(), self.rejects.text(), self.carried_text(), self.kinds_text()];
             texts.into_iter().flatten().for_each(|text| self.global.say(&text));
         }
         if self.report.rows == 0 {
-            let why = tally.text().map_or_else(String::new, |text| format!(" ({text})"));
+            let mut why = tally.text().map_or_else(String::new, |text| format!(" ({text})"));
+            if tally.reasons().contains_key(".arrow") {
+                why += "; write the dataset as Parquet: load_from_disk(FOLDER).to_parquet(\"rows.parquet\") in Python";
+            } else if tally.reasons().keys().any(|reason| DatasetSource::is_file_name(reason)) {
+                why += "; name the manifest itself, for instance --from FOLDER/rows.csv";
+            }
             return Err(JobError::invalid("--from", format!("has no rows or pictures that a job can use{why}")).into());
         }
         self.report.skipped = tally.total();
         self.report.skipped_by_reason = tally.reasons().clone();
         Ok(self.report)
+    }
+
+    /// `other kinds of jobs, by the column kind: decompose 8`.
+    fn kinds_text(&self) -> Option<String> {
+        let kinds: Vec<_> = self.other_kinds.iter().map(|(kind, rows)| format!("{kind} {rows}")).collect();
+        let text =
+            || format!("other jobs than {}, by the column `kind`: {}", self.plan.defaults.kind, kinds.join(", "));
+        (!kinds.is_empty()).then(text)
     }
 
     /// `carried through to the results: caption, promt (did you mean prompt?)`.
@@ -381,6 +424,8 @@ impl<'a> BulkPass<'a> {
         (!names.is_empty()).then(|| format!("carried through to the results: {}", names.join(", ")))
     }
 }
+
+const OTHER_IDS: &str = "; --drop-column id leaves out the ids of the rows, and each job gets one";
 
 fn refused(ready: Ready, error: JobError) -> Refused {
     Refused { number: ready.number, place: ready.place, error, original: ready.original }

@@ -90,14 +90,20 @@ impl Preparation<'_> {
     }
 }
 
-/// Puts a row's picture into the store; with `upload`, also copies local inputs there, and names them there.
-pub async fn put_into_store(submitter: &Submitter, ready: &mut Ready, upload: bool) -> Result<(), JobError> {
-    let mut stored = 0;
-    if let Some((ending, bytes)) = ready.picture.take() {
-        submitter.put_picture(ending, bytes).await?;
-        stored = 1;
+/// Puts the pictures of rows into the store; returns an error or nothing for each row.
+pub async fn put_into_store(submitter: &Submitter, rows: &mut [Ready]) -> Result<Vec<Option<JobError>>, JobError> {
+    let with_pictures = rows.iter_mut().enumerate().filter_map(|(row, ready)| Some((row, ready.picture.take()?)));
+    let (places, pictures): (Vec<_>, Vec<_>) = with_pictures.unzip();
+    let mut errors = vec![None; rows.len()];
+    for (row, put) in places.into_iter().zip(submitter.put_pictures(pictures).await?) {
+        errors[row] = put.err();
     }
-    for input in ready.request.inputs.with_mask_mut().skip(stored).filter(|_| upload) {
+    Ok(errors)
+}
+
+/// Copies local inputs into the store, and names them there. `stored`: the picture of the row itself is there already.
+pub async fn upload(submitter: &Submitter, ready: &mut Ready, stored: bool) -> Result<(), JobError> {
+    for input in ready.request.inputs.with_mask_mut().skip(stored.into()) {
         if let InputRef::Url(url) = input
             && url.starts_with("file://")
         {

@@ -114,7 +114,7 @@ async fn invalid_rows_are_left_out_and_written_down(world: World) {
         "m.jsonl:3 (row 3): params.layers: 99 is not between 0 and 10",
         "m.jsonl:4 (row 4): input: there is no field `image` (or `images`, `input`, `file_name`",
         "the only one is `text`",
-        "m.jsonl:5 (row 5): row: has NaN, which JSON does not have; write null instead",
+        "m.jsonl:5 (row 5): image: is empty; the row has no picture",
         "--skip-invalid submits the other rows",
     ] {
         assert!(strict.stderr.contains(wanted), "{wanted}: {}", strict.stderr);
@@ -128,7 +128,7 @@ async fn invalid_rows_are_left_out_and_written_down(world: World) {
     let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((&lines[0]["row"], &lines[0]["code"]), (&json!(2), &json!("input_not_found")));
     assert_eq!(lines[0]["fields"], rows[1]);
-    assert_eq!((lines.len(), &lines[3]["fields"]), (4, &Value::Null));
+    assert_eq!((lines.len(), &lines[3]["fields"]), (4, &json!({ "image": null })));
     let ran = world.run(&lenient[..lenient.len() - 1]).await;
     let wanted = "left out 4 invalid rows (input_not_found 1, invalid_request 3): rejects.jsonl";
     assert!(ran.stderr.contains(wanted), "{}", ran.stderr);
@@ -139,14 +139,25 @@ async fn rows_with_the_same_id_have_the_same_content(world: World) {
     let input = world.input("a.png", [1, 2, 3, 255]);
     let id = acetate::job::JobId::new();
     let row = |label: &str| format!("{}\n", json!({ "image": input, "id": id, "label.x": label }));
-    fs::write(world.place.path("m.jsonl"), [row("a"), row("a"), row("b")].concat()).unwrap();
+    let rows = [row("a"), row("a"), row("b"), row("a")].concat();
+    fs::write(world.place.path("m.jsonl"), rows).unwrap();
     let args = ["submit", "composite", "--from", "m.jsonl", "--output", &world.output("ids"), "--batch", "ids"];
     let strict = world.run(&args).await;
     let wanted = format!("m.jsonl:3 (row 3): id: {id} is the id of an earlier row with another content");
     assert!(strict.code == Some(2) && strict.stderr.contains(&wanted), "{strict:?}");
     let report = world.json(&[&args[..], &["--skip-invalid", "--json"]].concat()).await;
     let counts = (&report["submitted"], &report["duplicates"], &report["rejected"]);
-    assert_eq!(counts, (&json!(1), &json!(1), &json!(1)), "{report}");
+    assert_eq!(counts, (&json!(1), &json!(2), &json!(1)), "{report}");
+    // Another batch of the same rows says what to do.
+    let more = world.run(&[&args[..6], &["--batch", "more"]].concat()).await;
+    assert!(more.code == Some(2) && more.stderr.contains("--drop-column id leaves out the ids"), "{more:?}");
+    let more = world.run(&[&args[..6], &["--batch", "more", "--drop-column", "id"]].concat()).await;
+    assert!(more.code == Some(0) && more.stdout.contains("batch more: 2 new"), "{more:?}");
+    // A row may choose its kind, and the command says so.
+    fs::write(world.place.path("k.jsonl"), json!({ "image": input, "kind": "decompose" }).to_string()).unwrap();
+    let args = ["submit", "composite", "--from", "k.jsonl", "--output", &world.output("kinds"), "--dry-run"];
+    let kinds = world.run(&args).await;
+    assert!(kinds.stderr.contains("other jobs than composite, by the column `kind`: decompose 1"), "{kinds:?}");
 }
 
 async fn a_part_of_a_dataset_belongs_to_the_same_batch(world: World) {
@@ -278,6 +289,39 @@ async fn a_folder_with_metadata_is_a_dataset(world: World) {
     let lines = results(&world, "folder").await;
     let texts: Vec<_> = lines.iter().map(|line| (line["row"].as_u64(), line["meta"]["text"].as_str())).collect();
     assert_eq!(texts, [(Some(1), Some("c")), (Some(2), Some("b")), (Some(3), Some("a"))]);
+
+    // A folder with files of rows, and what `save_to_disk` writes.
+    for (name, wanted) in [
+        ("rows.csv", "(skipped 1 file: .csv 1); name the manifest itself"),
+        ("data-00000-of-00001.arrow", "write the dataset as Parquet: load_from_disk(FOLDER).to_parquet"),
+    ] {
+        let folder = world.place.path("rows");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(name), "x").unwrap();
+        let ran = world.run(&["submit", "composite", "--from", "rows", "--output", &output, "--dry-run"]).await;
+        assert!(ran.code == Some(2) && ran.stderr.contains(wanted), "{wanted}: {ran:?}");
+    }
+
+    // Nothing is left out in silence: pictures without a row, and links.
+    world.place.picture("set/train/d.png", [1, 2, 3, 255]);
+    let ran = world.run(&args).await;
+    assert!(ran.code == Some(0) && ran.stderr.contains("skipped 1 file: not in the metadata 1"), "{ran:?}");
+    fs::write(world.place.path("set/test/metadata.jsonl"), "{\"file_name\": \"c.png\"}\n").unwrap();
+    let ran = world.run(&args).await;
+    assert!(ran.code == Some(2) && ran.stderr.contains("has metadata.csv and metadata.jsonl"), "{ran:?}");
+    #[cfg(unix)]
+    {
+        let link =
+            |to: &str, name: &str| std::os::unix::fs::symlink(world.place.path(to), world.place.path(name)).unwrap();
+        fs::create_dir(world.place.path("links")).unwrap();
+        world.place.picture("links/a.png", [1, 2, 3, 255]);
+        link("set/train", "links/more");
+        link("nowhere.png", "links/b.png");
+        let args = ["submit", "composite", "--from", "links", "--upload", "--output", &output, "--dry-run"];
+        let ran = world.run(&args).await;
+        let wanted = "skipped 2 files: broken links 1, linked folders 1";
+        assert!(ran.code == Some(0) && ran.stderr.contains(wanted), "{ran:?}");
+    }
 }
 
 /// Without settings, on one machine: what its user names, its worker may read and write.

@@ -6,7 +6,7 @@ use acetate::{
 };
 use serde_json::json;
 
-use super::support::{Database, batch, on_both, request, submitted_batch};
+use super::support::{Database, batch, on_both, on_postgres, request, submitted_batch};
 
 on_both!(rows_keep_their_order_and_follow_the_latest_submission, jobs_say_that_they_are_local);
 
@@ -62,4 +62,42 @@ async fn jobs_say_that_they_are_local(database: Database) {
     let message = request(JobId::new(), "file:///c.png");
     status.submit_message(&message, &SubmitOptions::default()).await.unwrap();
     assert!(!status.get(message.id).await.unwrap().unwrap().local);
+}
+
+/// Without statistics, the planner may read all rows of a dataset for each of its chunks. During a large submission
+/// that would be so until the tables are analyzed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_chunk_of_rows_costs_the_same_however_large_the_dataset_is() {
+    on_postgres(chunks_of_many).await;
+}
+
+async fn chunks_of_many(database: Database) {
+    const ROWS: usize = 4000;
+    let status = database.service().await;
+    for table in ["jobs", "dataset_rows"] {
+        database.sql(&format!("ALTER TABLE {table} SET (autovacuum_enabled = FALSE)")).await;
+    }
+    let name = batch("large");
+    let ids = submitted_batch(&status, &name, ROWS).await;
+    status.close().await;
+    let read = "SELECT SUM(seq_tup_read + idx_tup_fetch)::BIGINT FROM pg_stat_user_tables
+                 WHERE relname IN ('jobs', 'dataset_rows') AND schemaname = CURRENT_SCHEMA";
+    let before = database.count(read).await;
+    let status = database.service().await;
+    // The second time, there are rows of an earlier run.
+    for run in [1, 2] {
+        for (chunk, ids) in ids.chunks(100).enumerate() {
+            let row = |(index, job): (usize, &JobId)| DatasetRow {
+                number: (chunk * 100 + index + 1) as u64,
+                job: *job,
+                meta: None,
+            };
+            let rows: Vec<_> = ids.iter().enumerate().map(row).collect();
+            status.record_dataset_rows(&name, run, &rows).await.unwrap();
+        }
+    }
+    assert_eq!(status.dataset_jobs(&name, None, u32::MAX).await.unwrap().len(), ROWS);
+    status.close().await;
+    let after = database.count(read).await;
+    assert!(after - before < 20 * ROWS as i64, "{} rows were read for {ROWS}", after - before);
 }

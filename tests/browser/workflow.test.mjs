@@ -212,7 +212,7 @@ test('a reload finds everything as it was left, and the history finds the job', 
   await page.fill('#search', 'nothing like it');
   await page.waitForFunction(() => /No jobs found/.test(document.querySelector('.end').textContent));
   await page.fill('#search', '');
-  await page.waitForFunction(() => document.querySelectorAll('.jobs li').length === 2);
+  await page.waitForFunction(() => document.querySelectorAll('.jobs li').length === 3);
   await page.locator('.jobs a', { hasText: 'scene.png' }).click();
   await page.waitForSelector('.layers .layer');
 });

@@ -103,7 +103,8 @@ impl ColumnMapping {
         // Where the picture is named, other columns are not about it.
         let is_named = self.renamed.iter().any(|(field, _)| is_picture(field));
         for (name, value) in row {
-            if !job.contains_key(&name) && !(is_named && is_picture(&name)) && is_meant(&name, &value, kind) {
+            let is_taken = job.contains_key(&name) || is_named && is_picture(&name);
+            if !is_taken && is_meant(&name, &value, kind) {
                 put(&mut job, &name, value, is_table)?;
             } else {
                 meta.insert(name, value);

@@ -72,10 +72,13 @@ pub fn has_image_structs(path: &Path) -> bool {
     columns.iter().any(|column| column.is_group() && has(column, "bytes") && has(column, "path"))
 }
 
+/// Makes a date or a time of microseconds.
+type FromMicros = fn(i64) -> Field;
+
 /// The columns with dates and times in nanoseconds, as pandas writes them, which the reader takes for numbers.
-fn in_nanoseconds(schema: &Type) -> HashMap<String, fn(i64) -> Field> {
-    let of = |field: &Arc<Type>| -> Option<(String, fn(i64) -> Field)> {
-        let make: fn(i64) -> Field = match field.get_basic_info().logical_type_ref()? {
+fn in_nanoseconds(schema: &Type) -> HashMap<String, FromMicros> {
+    let of = |field: &Arc<Type>| {
+        let make: FromMicros = match field.get_basic_info().logical_type_ref()? {
             LogicalType::Timestamp(time) if time.unit == TimeUnit::NANOS => Field::TimestampMicros,
             LogicalType::Time(time) if time.unit == TimeUnit::NANOS => Field::TimeMicros,
             _ => return None,
@@ -85,7 +88,7 @@ fn in_nanoseconds(schema: &Type) -> HashMap<String, fn(i64) -> Field> {
     schema.get_fields().iter().filter_map(of).collect()
 }
 
-fn take_apart(record: Record, nanoseconds: &HashMap<String, fn(i64) -> Field>) -> (Fields, Vec<RowPicture>) {
+fn take_apart(record: Record, nanoseconds: &HashMap<String, FromMicros>) -> (Fields, Vec<RowPicture>) {
     let (mut fields, mut pictures) = (Fields::new(), Vec::new());
     for (column, field) in record.into_columns() {
         let field = match (field, nanoseconds.get(&column)) {

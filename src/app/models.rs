@@ -1,7 +1,7 @@
 //! The configured checkpoints and their device.
 
 use qwen_image::{
-    Conditioning, CpuOffload, DeviceChoice, Limits, Lora, PipelineKind, PipelineOptions,
+    Conditioning, CpuOffload, DeviceChoice, Lora, PipelineKind, PipelineOptions,
     hub::{self, HubConfig, ModelRef, Small, SmallModelPaths},
     pipeline::Constants,
 };
@@ -29,15 +29,13 @@ pub fn engine_config(loaded: &LoadedConfig) -> Result<EngineConfig, JobError> {
             edit_transformer: settings.edit_transformer_path.clone(),
             text_encoder: settings.text_encoder_path.clone(),
             text_encoder_fp8: settings.text_encoder_fp8,
-            limits: Limits {
-                device: settings.device.first(),
-                cfg_parallel_device,
-                dtype: settings.dtype().map_err(|reason| JobError::invalid("qwen_image.dtype", reason))?,
-                // Settings for a GPU stay in a file that is also used without one.
-                cpu_offload: if on_gpu { settings.cpu_offload } else { CpuOffload::Auto },
-                vram_budget: Some(settings.vram_budget).filter(|budget| on_gpu && *budget > 0),
-                memory_budget: Some(settings.memory_budget).filter(|budget| *budget > 0),
-            },
+            device: settings.device.first(),
+            dtype: Some(settings.dtype().map_err(|reason| JobError::invalid("qwen_image.dtype", reason))?),
+            cfg_parallel_device,
+            // Settings for a GPU stay in a file that is also used without one.
+            cpu_offload: if on_gpu { settings.cpu_offload } else { CpuOffload::Auto },
+            vram_budget: Some(settings.vram_budget).filter(|budget| on_gpu && *budget > 0),
+            memory_budget: Some(settings.memory_budget).filter(|budget| *budget > 0),
             conditioning: Conditioning {
                 text_positions: settings.text_positions,
                 image_processor: settings.image_processor,

@@ -319,7 +319,7 @@ fn place(loaded: &LoadedConfig, folder: &Path, pipeline: PipelineKind) -> Result
         return Ok(None);
     }
     let options = app::engine_config(loaded)?.pipeline;
-    Ok(Some(qwen_image::describe_placement(&options.limits, folder, &options.weight_options(pipeline), pipeline)?))
+    Ok(Some(options.describe_placement(folder, pipeline)?))
 }
 
 fn checkpoint(name: &'static str, folder: &Path, remark: &str, place: Result<Option<String>, JobError>) -> Check {

@@ -1,7 +1,7 @@
 //! `acetate doctor --vram`: what cards of other sizes would do.
 
 use qwen_image::{
-    PipelineKind, available_memory, estimate_for_gpu,
+    PipelineKind, available_memory,
     hub::{ModelRef, Small},
     human_memory, published_forms,
 };
@@ -22,7 +22,7 @@ struct Plan {
 /// The configured models if they are on this machine, and the published ones in every form, on each of these cards.
 pub fn print(loaded: &LoadedConfig, cards: &[u64], as_json: bool) -> Result<(), Failure> {
     let options = app::engine_config(loaded)?.pipeline;
-    let host = options.limits.memory_budget.unwrap_or_else(available_memory);
+    let host = options.memory_budget.unwrap_or_else(available_memory);
     let mut plans = Vec::new();
     for &vram in cards {
         for (model, pipeline) in
@@ -32,8 +32,7 @@ pub fn print(loaded: &LoadedConfig, cards: &[u64], as_json: bool) -> Result<(), 
                 ModelRef::Folder(folder) => folder.clone(),
                 ModelRef::Small { .. } | ModelRef::Hub { .. } => continue,
             };
-            let files = options.weight_options(pipeline);
-            let made = estimate_for_gpu(&options.limits, &folder, &files, pipeline, vram).map_err(JobError::from)?;
+            let made = options.estimate_for_gpu(&folder, pipeline, vram).map_err(JobError::from)?;
             plans.push(Plan::new(vram, folder.display().to_string(), made));
         }
         for form in published_forms() {

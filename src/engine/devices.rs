@@ -1,6 +1,6 @@
 //! The devices of an engine's threads: one each, or two each that compute the branches of guidance in parallel.
 
-use qwen_image::{DeviceChoice, Devices, Limits};
+use qwen_image::{DeviceChoice, Devices, PipelineOptions};
 
 use crate::job::JobError;
 
@@ -19,9 +19,9 @@ impl DeviceGroup {
         self.device.name() + &second.unwrap_or_default()
     }
 
-    /// These limits for its devices.
-    pub fn limits(self, limits: &Limits) -> Limits {
-        Limits { device: self.device, cfg_parallel_device: self.cfg_parallel, ..limits.clone() }
+    /// These options with its devices.
+    pub fn options(self, options: &PipelineOptions) -> PipelineOptions {
+        PipelineOptions { device: self.device, cfg_parallel_device: self.cfg_parallel, ..options.clone() }
     }
 
     /// Each device for itself.

@@ -21,10 +21,11 @@ impl From<Error> for JobError {
                 Self::invalid("qwen_image.guidance", reason)
             }
             Error::Invalid { field, reason } if field == "mask" => Self::invalid("input.mask", reason),
-            // These fields have the same names in a request. All others are parameters.
-            Error::Invalid { field, reason } if field == "input" || field == "device" || field == "model" => {
-                Self::invalid(field, reason)
+            Error::Invalid { field, reason } if field == "image" || field == "references" => {
+                Self::invalid("input", reason)
             }
+            // These fields have the same names in a request. All others are parameters.
+            Error::Invalid { field, reason } if field == "device" || field == "model" => Self::invalid(field, reason),
             Error::Invalid { field, reason } => Self::invalid(format!("params.{}", parameter_of(&field)), reason),
             Error::Hub(error) => error.into(),
             Error::Model { model, source } => match source {

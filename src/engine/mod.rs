@@ -222,8 +222,7 @@ impl Engine {
     pub fn start(config: &EngineConfig) -> Result<Self, JobError> {
         let pool = Pool::new(config.devices.len());
         let start = |(index, device): (usize, &DeviceGroup)| {
-            let limits = device.limits(&config.pipeline.limits);
-            let options = PipelineOptions { limits, ..config.pipeline.clone() };
+            let options = device.options(&config.pipeline);
             options.check()?;
             let (commands, inbox) = mpsc::channel(1);
             let busy = BusyTime::default();

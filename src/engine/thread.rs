@@ -9,7 +9,7 @@ use std::{
 
 use qwen_image::{
     AppliedLora, Callbacks, DecomposeOptions, DecomposeOutput, EditInputs, EditOptions, EditOutput, LoadedModel,
-    PipelineKind, PipelineOptions, QwenImagePipeline, Used, compute_pool, hub::ModelRef,
+    PipelineKind, PipelineOptions, QwenImagePipeline, RunRecord, compute_pool, hub::ModelRef,
 };
 use tokio::sync::mpsc;
 use tracing::{error, warn};
@@ -137,7 +137,7 @@ impl Thread {
             // Waits until the receiver has room, so that few pictures are in memory.
             if each.blocking_send(output).is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let Used { model, device, notes } = match work {
+        let RunRecord { model, device, notes } = match work {
             Work::Decompose { image, params, seed: _ } => {
                 let (loras, name_layers) = (self.allowed_loras.of(params.loras.as_deref())?, self.name_layers);
                 let options = DecomposeOptions { loras, name_layers, ..params.options() };

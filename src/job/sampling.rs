@@ -1,6 +1,9 @@
 //! The parameters that decompose and edit share, and presets, which stand for several of them.
 
-use qwen_image::{EditOptions, Preset, Sampler, pipeline::PresetValues};
+use qwen_image::{
+    EditOptions, Preset, Sampler,
+    pipeline::{NUM_INFERENCE_STEPS, PresetValues},
+};
 use serde_json::{Map, Value, json};
 
 use super::lora::{LoraParam, steps_of};
@@ -61,9 +64,16 @@ impl Sampling {
         self.sigmas.clone().or_else(|| self.preset?.sigmas(self.steps))
     }
 
+    /// The denoise steps: those of the request's own noise levels, if it has any.
+    pub(super) fn num_inference_steps(&self) -> u32 {
+        let own = self.sigmas.as_ref().and_then(|sigmas| u32::try_from(sigmas.len().saturating_sub(1)).ok());
+        // A number that is out of bounds is refused even then.
+        own.filter(|steps| *steps > 0 && NUM_INFERENCE_STEPS.contains(&self.steps)).unwrap_or(self.steps)
+    }
+
     /// The steps for which the model's Lightning LoRA is needed.
     pub(super) fn lightning(&self) -> Option<u32> {
-        self.preset.filter(|preset| *preset == Preset::Lightning).map(|_| self.steps)
+        self.preset.filter(|preset| *preset == Preset::Lightning).map(|_| self.num_inference_steps())
     }
 
     /// What a preset stands for instead.

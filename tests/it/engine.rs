@@ -11,7 +11,7 @@ use acetate::{
     job::{DecomposeParams, EditParams, JobError, LayerCount, LoraParam, OutputSize, Stage},
 };
 use qwen_image::{
-    Conditioning, DeviceChoice, ImageProcessorBackend, Limits, PipelineOptions, TextPositions,
+    Conditioning, DeviceChoice, ImageProcessorBackend, PipelineOptions, TextPositions,
     hub::{HubConfig, ModelRef, Small, SmallModelPaths},
 };
 use tokio::sync::mpsc;
@@ -23,22 +23,17 @@ fn golden(name: &str) -> PathBuf {
 }
 
 fn config(model: &Path) -> EngineConfig {
-    limited(model, Limits::default())
+    with_options(model, PipelineOptions::default())
 }
 
-fn limited(model: &Path, limits: Limits) -> EngineConfig {
+fn with_options(model: &Path, options: PipelineOptions) -> EngineConfig {
     EngineConfig {
         model: ModelRef::Folder(model.to_owned()),
-        devices: vec![limits.device.into()],
+        devices: vec![options.device.into()],
         pipeline: PipelineOptions {
             edit_model: Some(ModelRef::Folder(golden("checkpoints/edit"))),
-            load_edit_model: false,
-            limits,
-            conditioning: Conditioning::default(),
-            loras: Vec::new(),
-            edit_loras: Vec::new(),
             hub: HubConfig::new("http://127.0.0.1:9", "/nonexistent"),
-            ..PipelineOptions::default()
+            ..options
         },
         allowed_loras: AllowedLoras::default(),
         name_layers: false,
@@ -259,11 +254,8 @@ async fn cancel_takes_effect_within_a_step() {
 
 #[tokio::test]
 async fn a_model_that_does_not_fit_is_refused_with_the_numbers() {
-    let engine = Engine::start(&limited(
-        &golden("checkpoints/layered"),
-        Limits { memory_budget: Some(1 << 20), ..Limits::default() },
-    ))
-    .unwrap();
+    let options = PipelineOptions { memory_budget: Some(1 << 20), ..PipelineOptions::default() };
+    let engine = Engine::start(&with_options(&golden("checkpoints/layered"), options)).unwrap();
     let error = run(&engine, decompose(1)).await.unwrap_err();
     assert_eq!(error.code(), "model_too_large");
     let message = error.to_string();
@@ -274,12 +266,12 @@ async fn a_model_that_does_not_fit_is_refused_with_the_numbers() {
 /// Each model fits into this budget alone, but not both.
 #[tokio::test]
 async fn the_budget_is_for_both_models() {
-    let limits = Limits { memory_budget: Some(137 << 20), ..Limits::default() };
-    let engine = Engine::start(&limited(&golden("checkpoints/layered"), limits.clone())).unwrap();
+    let options = PipelineOptions { memory_budget: Some(137 << 20), ..PipelineOptions::default() };
+    let engine = Engine::start(&with_options(&golden("checkpoints/layered"), options.clone())).unwrap();
     run(&engine, decompose(1)).await.unwrap();
     let error = run(&engine, edit(OutputSize::Source, picture("badge.png"))).await.unwrap_err();
     assert_eq!(error.code(), "model_too_large", "{error}");
-    let engine = Engine::start(&limited(Path::new("unused"), limits)).unwrap();
+    let engine = Engine::start(&with_options(Path::new("unused"), options)).unwrap();
     run(&engine, edit(OutputSize::Source, picture("badge.png"))).await.expect("alone it fits");
 }
 
@@ -299,7 +291,8 @@ async fn a_device_that_this_build_cannot_drive_is_refused_at_once() {
     if cfg!(feature = "cuda") {
         return;
     }
-    let config = limited(Path::new("unused"), Limits { device: DeviceChoice::Cuda(0), ..Limits::default() });
+    let options = PipelineOptions { device: DeviceChoice::Cuda(0), ..PipelineOptions::default() };
+    let config = with_options(Path::new("unused"), options);
     insta::assert_snapshot!(Engine::start(&config).unwrap_err(), @"device: this build has no CUDA; use cpu, or a build with the `cuda` feature");
 }
 

@@ -7,9 +7,7 @@
 
 use std::{env, error::Error};
 
-use qwen_image::{
-    CpuOffload, DecomposeOptions, EditOptions, Limits, PipelineOptions, QwenImagePipeline, hub::ModelRef,
-};
+use qwen_image::{CpuOffload, DecomposeOptions, EditOptions, PipelineOptions, QwenImagePipeline, hub::ModelRef};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = env::args().skip(1).collect();
@@ -20,7 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let options = PipelineOptions {
         edit_model: Some(ModelRef::parse(edit_model)?),
         // On a GPU, models that are not needed may move to host memory.
-        limits: Limits { cpu_offload: CpuOffload::Auto, ..Limits::default() },
+        cpu_offload: CpuOffload::Auto,
         ..PipelineOptions::default()
     };
     let mut pipe = QwenImagePipeline::from_pretrained(model, options)?;

@@ -132,7 +132,7 @@ impl Error {
                 | TextError::Tokenizer(_)
                 | TextError::NoHead),
             ) => Self::invalid(text, error.to_string()),
-            PipelineError::Text(error @ TextError::Picture { .. }) => Self::invalid("input", error.to_string()),
+            PipelineError::Text(error @ TextError::Picture { .. }) => Self::invalid("image", error.to_string()),
             source @ (PipelineError::NonFinite { .. }
             | PipelineError::DecodedSize { .. }
             | PipelineError::Text(TextError::NonFinite { .. })) => Self::Pipeline { model: model.to_owned(), source },

@@ -45,11 +45,11 @@ impl PipelineOptions {
         {
             loras.extend(lightning_lora(pipeline, &folder, steps).ok()?);
         }
-        let device = if self.limits.device == DeviceChoice::Cpu { "cpu" } else { "cuda" };
+        let device = if self.device == DeviceChoice::Cpu { "cpu" } else { "cuda" };
         let mut lines = vec![
             pipeline.class_name().to_owned(),
             weights.clone(),
-            format!("{device} {}", self.limits.dtype.as_str()),
+            format!("{device} {}", self.compute_dtype().as_str()),
             format!("{:?}", self.conditioning),
         ];
         let offline = HubConfig { offline: true, ..self.hub.clone() };

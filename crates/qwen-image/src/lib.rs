@@ -47,6 +47,7 @@ mod model_cache;
 pub mod models;
 pub mod nn;
 pub mod pipeline;
+mod pipeline_options;
 mod qwen_image_pipeline;
 pub mod source_size;
 mod threads;
@@ -56,8 +57,8 @@ pub use error::Error;
 pub use hub::Lora;
 pub use identity::ModelIdentity;
 pub use model_cache::{
-    ComputeDType, CpuOffload, DeviceChoice, Devices, Limits, LoadedModel, PublishedForm, WhatIf, available_memory,
-    describe_device, describe_placement, estimate_for_gpu, human_memory, open_device, published_forms,
+    ComputeDType, CpuOffload, DeviceChoice, Devices, LoadedModel, PublishedForm, WhatIf, available_memory,
+    describe_device, human_memory, open_device, published_forms,
 };
 pub use models::{
     WeightOptions,
@@ -68,5 +69,6 @@ pub use pipeline::{
     AlphaMode, Callbacks, Caption, Conditioning, DecomposeOptions, DecomposeOutput, DriftRecord, EditInputs,
     EditOptions, EditOutput, OutputSize, PipelineKind, Preset, Sampler, SamplingRecord, Stage, StageTiming,
 };
-pub use qwen_image_pipeline::{PipelineOptions, QwenImagePipeline, Used};
+pub use pipeline_options::PipelineOptions;
+pub use qwen_image_pipeline::{QwenImagePipeline, RunRecord};
 pub use threads::{compute_pool, yield_to_compute};

@@ -1,92 +1,20 @@
 //! The main type of the library: both models, loaded on first use.
 
-use std::{ops::ControlFlow, path::PathBuf};
+use std::ops::ControlFlow;
 
 use ::image::RgbaImage;
 
 use crate::{
-    Callbacks, Conditioning, DecomposeOptions, DecomposeOutput, EditOptions, EditOutput, Error,
-    hub::{HubConfig, Lora, ModelRef, Small},
+    Callbacks, DecomposeOptions, DecomposeOutput, EditOptions, EditOutput, Error, PipelineOptions,
+    hub::{Lora, ModelRef, Small},
     image_processor,
-    model_cache::{Limits, LoadedModel, LoadedPipeline, ModelCache, Slot, SlotKey},
-    models::WeightOptions,
-    pipeline::{EditInputs, PipelineError, PipelineKind, lightning_lora},
+    model_cache::{LoadedModel, LoadedPipeline, ModelCache, Slot, SlotKey},
+    pipeline::{EditInputs, PipelineError, PipelineKind, check_instruction, lightning_lora},
 };
-
-/// The options of a pipeline.
-#[derive(Debug, Clone)]
-pub struct PipelineOptions {
-    /// The model for edits. None: the full Qwen-Image-Edit-2509, downloaded on first use.
-    pub edit_model: Option<ModelRef>,
-    /// Load the edit model at once instead of on first use.
-    pub load_edit_model: bool,
-    /// A file with the transformer's weights instead of the model's own: GGUF, fp8, or one of ComfyUI's files. The
-    /// model's folder still gives everything else.
-    pub transformer: Option<PathBuf>,
-    /// The same for the edit model.
-    pub edit_transformer: Option<PathBuf>,
-    /// The same for the text encoder of both models, for instance ComfyUI's `qwen_2.5_vl_7b_fp8_scaled`.
-    pub text_encoder: Option<PathBuf>,
-    /// Round the text encoder's layers to fp8, which halves its memory on a GPU. Needs no GPU that multiplies fp8.
-    pub text_encoder_fp8: bool,
-    /// The device, its number format, and the memory limits. `limits.cpu_offload` corresponds to diffusers'
-    /// `enable_model_cpu_offload` and `enable_sequential_cpu_offload`.
-    pub limits: Limits,
-    /// How the text encoder reads pictures, where that is not left to the checkpoint.
-    pub conditioning: Conditioning,
-    /// The LoRAs of the model for decompose, in the order in which they are added, if a call does not name its own.
-    pub loras: Vec<Lora>,
-    /// The same for edits.
-    pub edit_loras: Vec<Lora>,
-    /// Where checkpoints and LoRAs are downloaded from, and where they are cached.
-    pub hub: HubConfig,
-}
-
-impl Default for PipelineOptions {
-    /// The CPU in float32, and Hugging Face's cache in the home folder.
-    fn default() -> Self {
-        Self {
-            edit_model: None,
-            load_edit_model: false,
-            transformer: None,
-            edit_transformer: None,
-            text_encoder: None,
-            text_encoder_fp8: false,
-            limits: Limits::default(),
-            conditioning: Conditioning::default(),
-            loras: Vec::new(),
-            edit_loras: Vec::new(),
-            hub: HubConfig::default(),
-        }
-    }
-}
-
-impl PipelineOptions {
-    /// Checks the options against this build.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`], which names the field.
-    pub fn check(&self) -> Result<(), Error> {
-        self.limits.check()
-    }
-
-    /// The files that replace weights of a pipeline's model.
-    pub fn weight_options(&self, pipeline: PipelineKind) -> WeightOptions {
-        let transformer = match pipeline {
-            PipelineKind::Layered => &self.transformer,
-            PipelineKind::EditPlus => &self.edit_transformer,
-        };
-        WeightOptions {
-            transformer: transformer.clone(),
-            text_encoder: self.text_encoder.clone(),
-            text_encoder_fp8: self.text_encoder_fp8,
-        }
-    }
-}
 
 /// The models, device and notes of a call.
 #[derive(Debug, Clone)]
-pub struct Used {
+pub struct RunRecord {
     /// The checkpoint and its LoRAs.
     pub model: LoadedModel,
     /// Device, number format and attention kernel; on a GPU also the placement of the model's parts.
@@ -157,7 +85,7 @@ impl QwenImagePipeline {
             Some(model) => model,
             None => ModelRef::parse(Small::Edit.full_model())?,
         };
-        let cache = ModelCache::new(options.limits, options.hub, options.conditioning);
+        let cache = ModelCache::new(options.device_options(), options.hub, options.conditioning);
         let layered = cache.key(PipelineKind::Layered, &model, layered_files);
         let edit_plus = cache.key(PipelineKind::EditPlus, &edit_model, edit_files);
         let PipelineOptions { loras, edit_loras, .. } = options;
@@ -184,7 +112,7 @@ impl QwenImagePipeline {
         image: &RgbaImage,
         options: &DecomposeOptions,
         callbacks: &mut Callbacks<'_>,
-    ) -> Result<(DecomposeOutput, Used), Error> {
+    ) -> Result<(DecomposeOutput, RunRecord), Error> {
         checked(options.check())?;
         let seed = options.seed.map_or_else(random_seed, Ok)?;
         let wanted = self.wanted(PipelineKind::Layered, options.loras.as_deref(), options.lightning);
@@ -207,7 +135,7 @@ impl QwenImagePipeline {
         seeds: &[u64],
         callbacks: &mut Callbacks<'_>,
         mut each: impl FnMut(DecomposeOutput) -> ControlFlow<()>,
-    ) -> Result<Used, Error> {
+    ) -> Result<RunRecord, Error> {
         checked(options.check())?;
         let wanted = self.wanted(PipelineKind::Layered, options.loras.as_deref(), options.lightning);
         // A call that is repeated because the memory was full goes on after what it made.
@@ -253,8 +181,8 @@ impl QwenImagePipeline {
         instruction: &str,
         options: &EditOptions,
         callbacks: &mut Callbacks<'_>,
-    ) -> Result<(EditOutput, Used), Error> {
-        checked(options.check())?;
+    ) -> Result<(EditOutput, RunRecord), Error> {
+        checked(options.check().and_then(|()| check_instruction(instruction)))?;
         let seed = options.seed.map_or_else(random_seed, Ok)?;
         let wanted = self.wanted(PipelineKind::EditPlus, options.loras.as_deref(), options.lightning);
         self.call(&wanted, callbacks, |pipeline, callbacks| match pipeline {
@@ -275,8 +203,8 @@ impl QwenImagePipeline {
         seeds: &[u64],
         callbacks: &mut Callbacks<'_>,
         mut each: impl FnMut(EditOutput) -> ControlFlow<()>,
-    ) -> Result<Used, Error> {
-        checked(options.check())?;
+    ) -> Result<RunRecord, Error> {
+        checked(options.check().and_then(|()| check_instruction(instruction)))?;
         let wanted = self.wanted(PipelineKind::EditPlus, options.loras.as_deref(), options.lightning);
         let mut made = 0;
         let run = |pipeline: &LoadedPipeline, callbacks: &mut Callbacks<'_>| match pipeline {
@@ -367,7 +295,7 @@ impl QwenImagePipeline {
         wanted: &Wanted<'_>,
         callbacks: &mut Callbacks<'_>,
         mut run: impl FnMut(&LoadedPipeline, &mut Callbacks<'_>) -> Result<Option<T>, PipelineError>,
-    ) -> Result<(T, Used), Error> {
+    ) -> Result<(T, RunRecord), Error> {
         match self.call_once(wanted, callbacks, &mut run) {
             Err(Error::OutOfMemory { device, source }) if self.cache.shrink() => {
                 tracing::warn!(device, reason = %source, "out of memory; retrying with more of the model offloaded");
@@ -393,7 +321,7 @@ impl QwenImagePipeline {
         wanted: &Wanted<'_>,
         callbacks: &mut Callbacks<'_>,
         run: &mut impl FnMut(&LoadedPipeline, &mut Callbacks<'_>) -> Result<Option<T>, PipelineError>,
-    ) -> Result<(T, Used), Error> {
+    ) -> Result<(T, RunRecord), Error> {
         if callbacks.is_cancelled() {
             return Err(Error::Cancelled);
         }
@@ -406,7 +334,7 @@ impl QwenImagePipeline {
             let reason = "is loaded for the other pipeline";
             return Err(Error::invalid("model", format!("{} {reason}", slot.model.id)));
         };
-        let used = Used {
+        let used = RunRecord {
             model: slot.model.clone(),
             device: self.cache.describe_with(Some(slot)),
             notes: slot.notes(&key.files),

@@ -4,7 +4,7 @@ use std::{path::Path, str::FromStr};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{limits::Limits, what_if};
+use super::{device_options::DeviceOptions, what_if};
 use crate::{
     Error,
     models::WeightOptions,
@@ -259,7 +259,7 @@ pub fn describe_device(device: DeviceChoice, dtype: ComputeDType) -> Result<Stri
 /// [`Error::Model`] if the checkpoint is unusable; [`Error::TooLarge`] if it does not fit; [`Error::Device`] if a
 /// device does not respond.
 pub fn describe_placement(
-    limits: &Limits,
+    options: &DeviceOptions,
     folder: &Path,
     files: &WeightOptions,
     pipeline: PipelineKind,
@@ -269,15 +269,15 @@ pub fn describe_placement(
         let card = nn::card_memory(&open_device(device)?).map_err(|source| Error::device(&device.name(), source))?;
         Ok(card.map(|card| card.free))
     };
-    let fp8 = limits.dtype == ComputeDType::Fp8;
-    let sizes = pipeline::sizes(folder, files, pipeline, limits.dtype.candle(), fp8)
-        .map_err(|source| Error::model(&model, &limits.device.name(), source))?;
-    let Some(first) = free(limits.device)? else { return Ok(String::new()) };
-    let second = match limits.cfg_parallel_device {
+    let fp8 = options.dtype == ComputeDType::Fp8;
+    let sizes = pipeline::sizes(folder, files, pipeline, options.dtype.candle(), fp8)
+        .map_err(|source| Error::model(&model, &options.device.name(), source))?;
+    let Some(first) = free(options.device)? else { return Ok(String::new()) };
+    let second = match options.cfg_parallel_device {
         Some(device) => Some((device, free(device)?.unwrap_or(u64::MAX))),
         None => None,
     };
-    what_if::place(limits, sizes, limits.host_memory(), first, second)
+    what_if::place(options, sizes, options.host_memory(), first, second)
         .map_err(|reason| Error::TooLarge { model, reason })
 }
 

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use super::{host_memory::human_memory, limits::Limits};
+use super::{device_options::DeviceOptions, host_memory::human_memory};
 use crate::{
     models::{PartSize, Sizes},
     pipeline::{ComponentPlacement, DeviceMap},
@@ -70,15 +70,15 @@ pub struct PlanRequest {
 
 impl PlanRequest {
     /// For a device with so much free memory and no models.
-    pub fn new(limits: &Limits, sizes: Sizes, free: u64) -> Self {
+    pub fn new(options: &DeviceOptions, sizes: Sizes, free: u64) -> Self {
         Self {
             sizes,
             free,
             held: 0,
             leavable: 0,
-            host: limits.host_memory(),
-            offload: limits.cpu_offload,
-            budget: limits.vram_budget,
+            host: options.host_memory(),
+            offload: options.cpu_offload,
+            budget: options.vram_budget,
             from: PlacementMode::Resident,
         }
     }

@@ -3,10 +3,10 @@
 
 mod adapters;
 mod device;
+mod device_options;
 mod find;
 mod host_memory;
 mod identity;
-mod limits;
 mod memory_plan;
 mod open_devices;
 mod room;
@@ -32,9 +32,9 @@ use self::{
 pub use self::{
     adapters::ChosenLora,
     device::{ComputeDType, DeviceChoice, Devices, describe_device, describe_placement, open_device},
+    device_options::DeviceOptions,
     host_memory::{available_memory, human_memory},
     identity::{local_weights, stamp},
-    limits::Limits,
     memory_plan::CpuOffload,
     slot::{LoadedModel, LoadedPipeline, Slot, SlotKey},
     what_if::{PublishedForm, WhatIf, estimate_for_gpu, published_forms},
@@ -51,7 +51,7 @@ use crate::{
 
 /// The models of one device, or of two that compute the branches of guidance together.
 pub struct ModelCache {
-    limits: Limits,
+    options: DeviceOptions,
     hub: HubConfig,
     conditioning: Conditioning,
     devices: Option<OpenDevices>,
@@ -68,9 +68,9 @@ pub type OnModelsChanged = dyn FnMut(&[LoadedModel]) + Send;
 
 impl ModelCache {
     /// Does not open or load anything yet.
-    pub fn new(limits: Limits, hub: HubConfig, conditioning: Conditioning) -> Self {
+    pub fn new(options: DeviceOptions, hub: HubConfig, conditioning: Conditioning) -> Self {
         Self {
-            limits,
+            options,
             hub,
             conditioning,
             devices: None,
@@ -84,7 +84,7 @@ impl ModelCache {
 
     /// The slot of a checkpoint without adapters, in the number format of this device. `files` replace weights of it.
     pub fn key(&self, pipeline: PipelineKind, checkpoint: &ModelRef, files: WeightOptions) -> SlotKey {
-        SlotKey { pipeline, checkpoint: checkpoint.clone(), files, adapters: Vec::new(), dtype: self.limits.dtype }
+        SlotKey { pipeline, checkpoint: checkpoint.clone(), files, adapters: Vec::new(), dtype: self.options.dtype }
     }
 
     /// `on_change` is called with the models in memory whenever one is loaded or unloaded.
@@ -100,14 +100,14 @@ impl ModelCache {
     /// Opens the devices and runs their self-tests; returns their description.
     pub fn self_test(&mut self) -> Result<String, Error> {
         let devices = self.devices()?;
-        for (name, device) in devices.named(&self.limits) {
-            device::self_test(&name, device, self.limits.dtype.candle())?;
+        for (name, device) in devices.named(&self.options) {
+            device::self_test(&name, device, self.options.dtype.candle())?;
         }
         Ok(self.describe_with(None))
     }
 
     pub fn device_name(&self) -> String {
-        self.limits.device.name()
+        self.options.device.name()
     }
 
     /// `cpu f32 cpu-blocked`: device, number format and attention kernel, for manifests; on a GPU also the placement of
@@ -115,7 +115,7 @@ impl ModelCache {
     pub fn describe_with(&self, slot: Option<&Slot>) -> String {
         let plan = slot.and_then(|slot| slot.plan.as_ref()).map(|plan| format!(", {plan}"));
         let mut text = self.description() + &plan.unwrap_or_default();
-        if let Some(second) = self.limits.cfg_parallel_device {
+        if let Some(second) = self.options.cfg_parallel_device {
             let plan = slot.and_then(|slot| slot.negative_plan.as_ref());
             text += &open_devices::negative_branch(second, plan);
         }
@@ -168,7 +168,7 @@ impl ModelCache {
         self.fastest = next;
         self.slots.clear();
         self.changed();
-        for (device, opened) in devices.named(&self.limits) {
+        for (device, opened) in devices.named(&self.options) {
             if let Err(error) = nn::free_unused(opened) {
                 tracing::warn!(device, %error, "could not release memory");
             }
@@ -184,8 +184,8 @@ impl ModelCache {
     fn description(&self) -> String {
         match &self.devices {
             Some(devices) => {
-                let attention = nn::attention_kernel(&devices.main, self.limits.dtype.candle());
-                format!("{} {} {attention}", self.device_name(), self.limits.dtype.as_str())
+                let attention = nn::attention_kernel(&devices.main, self.options.dtype.candle());
+                format!("{} {} {attention}", self.device_name(), self.options.dtype.as_str())
             }
             None => self.device_name(),
         }
@@ -195,7 +195,7 @@ impl ModelCache {
         if let Some(open) = &self.devices {
             return Ok(open.clone());
         }
-        let devices = OpenDevices::open(&self.limits)?;
+        let devices = OpenDevices::open(&self.options)?;
         self.devices = Some(devices.clone());
         Ok(devices)
     }
@@ -219,7 +219,7 @@ impl ModelCache {
         };
         let Planned { bytes, plan, negative_plan } = planned;
         let id = &found.id;
-        for (plan, device) in [&plan, &negative_plan].into_iter().flatten().zip(devices.named(&self.limits)) {
+        for (plan, device) in [&plan, &negative_plan].into_iter().flatten().zip(devices.named(&self.options)) {
             tracing::info!(model = id, device = device.0, %plan, "planned");
         }
         if [&plan, &negative_plan].into_iter().flatten().any(|plan| plan.alone) {

@@ -4,7 +4,7 @@ use candle_core::Device;
 
 use super::{
     device::{DeviceChoice, open_device},
-    limits::Limits,
+    device_options::DeviceOptions,
     memory_plan::MemoryPlan,
 };
 use crate::{
@@ -20,11 +20,11 @@ pub(super) struct OpenDevices {
 
 impl OpenDevices {
     /// Opens them, and refuses two GPUs that would not compute the same.
-    pub fn open(limits: &Limits) -> Result<Self, Error> {
-        let main = open_device(limits.device)?;
-        let negative = limits.cfg_parallel_device.map(open_device).transpose()?;
+    pub fn open(options: &DeviceOptions) -> Result<Self, Error> {
+        let main = open_device(options.device)?;
+        let negative = options.cfg_parallel_device.map(open_device).transpose()?;
         if let (DeviceChoice::Cuda(first), Some(DeviceChoice::Cuda(second))) =
-            (limits.device, limits.cfg_parallel_device)
+            (options.device, options.cfg_parallel_device)
         {
             let describe = |gpu: usize| {
                 nn::describe_cuda(gpu).map_err(|source| Error::device(&DeviceChoice::Cuda(gpu).name(), source))
@@ -39,11 +39,11 @@ impl OpenDevices {
             }
         }
         let devices = Self { main, negative };
-        for (device, opened) in devices.named(limits) {
+        for (device, opened) in devices.named(options) {
             tracing::info!(
                 device,
-                dtype = limits.dtype.as_str(),
-                attention = nn::attention_kernel(opened, limits.dtype.candle()),
+                dtype = options.dtype.as_str(),
+                attention = nn::attention_kernel(opened, options.dtype.candle()),
                 "device opened"
             );
         }
@@ -51,9 +51,9 @@ impl OpenDevices {
     }
 
     /// The devices with their names, the main one first.
-    pub fn named(&self, limits: &Limits) -> impl Iterator<Item = (String, &Device)> {
-        let negative = limits.cfg_parallel_device.map(DeviceChoice::name).zip(self.negative.as_ref());
-        std::iter::once((limits.device.name(), &self.main)).chain(negative)
+    pub fn named(&self, options: &DeviceOptions) -> impl Iterator<Item = (String, &Device)> {
+        let negative = options.cfg_parallel_device.map(DeviceChoice::name).zip(self.negative.as_ref());
+        std::iter::once((options.device.name(), &self.main)).chain(negative)
     }
 
     /// How to load the transformer of the negative branch.

@@ -45,7 +45,7 @@ impl ModelCache {
         let Some(card) = nn::card_memory(&devices.main).map_err(failed)? else {
             // A budget is for all models; free memory excludes those already loaded.
             let held: u64 = self.slots.values().map(|slot| slot.bytes).sum();
-            let budget = self.limits.memory_budget.map(|budget| budget.saturating_sub(held));
+            let budget = self.options.memory_budget.map(|budget| budget.saturating_sub(held));
             let copies = if devices.negative.is_some() { sizes()?.transformer.weights() } else { 0 };
             let bytes = host_memory::check(model, &found.folder, &key.files, dtype, copies, budget)?;
             return Ok(Planned { bytes, plan: None, negative_plan: None });
@@ -63,7 +63,7 @@ impl ModelCache {
             held,
             leavable: held.saturating_sub(kept),
             from: self.fastest,
-            ..PlanRequest::new(&self.limits, sizes, card.free)
+            ..PlanRequest::new(&self.options, sizes, card.free)
         };
         let too_large = |reason: String| Error::TooLarge { model: model.clone(), reason };
         let made = plan(&request).map_err(|refused| too_large(refused.to_string()))?;
@@ -82,7 +82,7 @@ impl ModelCache {
         main: &PlanRequest,
         host: u64,
     ) -> Result<Result<MemoryPlan, String>, Error> {
-        let name = self.limits.cfg_parallel_device.map(DeviceChoice::name).unwrap_or_default();
+        let name = self.options.cfg_parallel_device.map(DeviceChoice::name).unwrap_or_default();
         let failed = |source| Error::device(&name, source);
         let free = nn::card_memory(device).map_err(failed)?.map_or(u64::MAX, |card| card.free);
         let held = self.bytes_on_negative_device().map_err(failed)?;
@@ -102,7 +102,7 @@ impl ModelCache {
             crowded |= lacks.map_err(|source| Error::device(&self.device_name(), source))?;
         }
         if let (Some(plan), Some(device), Some(second)) =
-            (&slot.negative_plan, &devices.negative, self.limits.cfg_parallel_device)
+            (&slot.negative_plan, &devices.negative, self.options.cfg_parallel_device)
         {
             let held = || Ok((components.bytes_on_negative_device()?, self.bytes_on_negative_device()?));
             let lacks = self.lacks_room(device, plan, held);
@@ -125,7 +125,7 @@ impl ModelCache {
         let needed = if plan.placement == DeviceMap::KEPT { plan.weights.saturating_sub(here) } else { plan.device };
         let work = plan.device.saturating_sub(plan.weights);
         let card = nn::card_memory(device)?.map_or(u64::MAX, |card| card.free);
-        let free = self.limits.vram_budget.map_or(card, |budget| card.min(budget.saturating_sub(held)));
+        let free = self.options.vram_budget.map_or(card, |budget| card.min(budget.saturating_sub(held)));
         Ok(needed > 0 && needed + work > free)
     }
 
@@ -144,7 +144,7 @@ impl ModelCache {
             let negative = components.bytes_on_negative_device().map_err(failed)?;
             let bytes = components.bytes_on_device().map_err(failed)? - encoder + negative;
             let start = std::time::Instant::now();
-            let kept = bytes <= self.limits.host_memory();
+            let kept = bytes <= self.options.host_memory();
             if kept {
                 components.leave(!shared).map_err(failed)?;
             } else {

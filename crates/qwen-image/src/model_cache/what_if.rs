@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{
     device::{ComputeDType, DeviceChoice},
-    limits::Limits,
+    device_options::DeviceOptions,
     memory_plan::{PlanRequest, on_negative_device, plan},
     open_devices::negative_branch,
 };
@@ -77,7 +77,7 @@ const WIDEST: u64 = 3072 * 12_288;
 impl PublishedForm {
     /// On a GPU with `vram` bytes and a host with `host` bytes of free memory.
     pub fn on_card(&self, vram: u64, host: u64) -> WhatIf {
-        on_cards(self.sizes, vram, host, &Limits::default())
+        on_cards(self.sizes, vram, host, &DeviceOptions::default())
     }
 }
 
@@ -86,33 +86,33 @@ impl PublishedForm {
 /// # Errors
 /// [`Error::Model`] if the checkpoint is unusable.
 pub fn estimate_for_gpu(
-    limits: &Limits,
+    options: &DeviceOptions,
     folder: &Path,
     files: &WeightOptions,
     pipeline: PipelineKind,
     vram: u64,
 ) -> Result<WhatIf, Error> {
-    let fp8 = limits.dtype == ComputeDType::Fp8;
+    let fp8 = options.dtype == ComputeDType::Fp8;
     let sizes = pipeline::sizes(folder, files, pipeline, ComputeDType::Bf16.candle(), fp8)
         .map_err(|source| Error::model(&folder.display().to_string(), "cuda", source))?;
-    Ok(on_cards(sizes, vram, limits.host_memory(), limits))
+    Ok(on_cards(sizes, vram, options.host_memory(), options))
 }
 
 /// Two cards of this size, if the branches of guidance have one each.
-fn on_cards(sizes: Sizes, vram: u64, host: u64, limits: &Limits) -> WhatIf {
+fn on_cards(sizes: Sizes, vram: u64, host: u64, options: &DeviceOptions) -> WhatIf {
     let free = vram.saturating_sub(CONTEXT);
-    place(limits, sizes, host, free, limits.cfg_parallel_device.map(|device| (device, free)))
+    place(options, sizes, host, free, options.cfg_parallel_device.map(|device| (device, free)))
 }
 
 /// The placement on a GPU, and on that of the negative branch, each with its free memory.
 pub(super) fn place(
-    limits: &Limits,
+    options: &DeviceOptions,
     sizes: Sizes,
     host: u64,
     free: u64,
     second: Option<(DeviceChoice, u64)>,
 ) -> WhatIf {
-    let request = PlanRequest { host, ..PlanRequest::new(limits, sizes, free) };
+    let request = PlanRequest { host, ..PlanRequest::new(options, sizes, free) };
     let main = plan(&request).map_err(|refused| refused.to_string())?;
     let Some((device, free)) = second else { return Ok(main.to_string()) };
     let second = plan(&request.of_negative_branch(free, 0, main.host))

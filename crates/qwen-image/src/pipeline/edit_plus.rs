@@ -17,7 +17,7 @@ use super::{
     image_tensor,
     image_tensor::ImageSize,
     latents,
-    options::{AlphaMode, EditInputs, EditOptions, EditOutput},
+    options::{AlphaMode, EditInputs, EditOptions, EditOutput, check_instruction},
     prompt,
     sampling::{SamplingOptions, SamplingRecord},
     seeds::{check_seeds, only_one},
@@ -101,10 +101,11 @@ impl QwenImageEditPlusPipeline {
     ) -> Result<()> {
         check_seeds(seeds)?;
         options.check()?;
+        check_instruction(instruction)?;
         let references = inputs.references.len();
         if references > MOST_REFERENCES {
             let reason = format!("{references} references were given; the model reads at most {MOST_REFERENCES}");
-            return Err(PipelineError::invalid("input", reason));
+            return Err(PipelineError::invalid("references", reason));
         }
         inputs.numbered().try_for_each(image_tensor::check_shape)?;
         let mask = checked_mask(&inputs, options)?;

@@ -35,7 +35,7 @@ pub fn check_shape(picture: &RgbaImage) -> Result<()> {
     let reason = format!(
         "the picture is {width}x{height}; one side may be at most {MOST_ELONGATED} times the other, so crop it"
     );
-    Err(PipelineError::Invalid { field: "input", reason })
+    Err(PipelineError::Invalid { field: "image", reason })
 }
 
 /// `(1, h, w, 4)` in -1..1.

@@ -42,6 +42,7 @@ pub use held::HeldLatents;
 pub use layered::QwenImageLayeredPipeline;
 pub(crate) use lightning::lightning_lora;
 pub use noise::randn;
+pub(crate) use options::check_instruction;
 pub use options::{
     AlphaMode, CFG_SCALE, CFG_UNTIL, Caption, DecomposeOptions, DecomposeOutput, DriftRecord, EditInputs, EditOptions,
     EditOutput, FEATHER, LAYERS, NUM_INFERENCE_STEPS, OutputSize, RESOLUTION, RESOLUTION_STEP, STEP_CACHE,

@@ -17,8 +17,12 @@ use crate::{
 /// The number of layers that a decompose may request; most checkpoints are trained for 2 and more, and 0 is for those
 /// that lift one part out of the picture.
 pub const LAYERS: RangeInclusive<u32> = 0..=10;
+/// The number of layers if none is asked for.
+const DEFAULT_LAYERS: u32 = 4;
 /// Denoise steps.
 pub const NUM_INFERENCE_STEPS: RangeInclusive<u32> = 1..=1000;
+/// The denoise steps if no number is given.
+pub(super) const DEFAULT_NUM_INFERENCE_STEPS: u32 = 50;
 /// The guidance scales that a request may ask for; 1 and less turn guidance off.
 pub const CFG_SCALE: RangeInclusive<f64> = 0.0..=100.0;
 /// The most steps in a row that a step cache skips.
@@ -44,7 +48,7 @@ pub struct DecomposeOptions {
     /// for Layered-Control checkpoints, which lift the one part out of the picture that the prompt names.
     pub layers: u32,
     /// Find out how many layers the picture has, with [`auto_layers`](crate::auto_layers): the checkpoint's most are
-    /// made, and `layers` has no effect.
+    /// made. `layers` then keeps its default.
     pub auto_layers: bool,
     /// Working resolution in pixels, the side of a square with the same area. None: the first one that the checkpoint
     /// was made for, 640 for the full model.
@@ -56,7 +60,7 @@ pub struct DecomposeOptions {
     /// The solver. None: the one that the checkpoint's scheduler names, Euler for all published ones.
     pub sampler: Option<Sampler>,
     /// The noise levels, falling from at most 1 to exactly 0, used as they are; there is one more than there are
-    /// steps, and `num_inference_steps` has no effect. None: the checkpoint's schedule.
+    /// steps. `num_inference_steps` then says the same, or keeps its default. None: the checkpoint's schedule.
     pub sigmas: Option<Vec<f64>>,
     /// The most steps in a row that the step cache may skip, 0 to 10; 0 turns it off.
     pub step_cache: u32,
@@ -82,10 +86,10 @@ impl Default for DecomposeOptions {
         Self {
             prompt: String::new(),
             negative_prompt: " ".to_owned(),
-            layers: 4,
+            layers: DEFAULT_LAYERS,
             auto_layers: false,
             resolution: None,
-            num_inference_steps: 50,
+            num_inference_steps: DEFAULT_NUM_INFERENCE_STEPS,
             cfg_scale: 4.0,
             sampler: None,
             sigmas: None,
@@ -108,6 +112,11 @@ impl DecomposeOptions {
     pub fn check(&self) -> Result<()> {
         if !LAYERS.contains(&self.layers) {
             return Err(PipelineError::not_between("layers", self.layers, LAYERS));
+        }
+        if self.auto_layers && self.layers != DEFAULT_LAYERS {
+            let reason =
+                format!("finds out the number of layers, but layers is {}; leave one of them out", self.layers);
+            return Err(PipelineError::invalid("auto_layers", reason));
         }
         if let Some(resolution) = self.resolution
             && !(RESOLUTION.contains(&resolution) && resolution.is_multiple_of(RESOLUTION_STEP))
@@ -191,7 +200,7 @@ pub struct EditOptions {
     /// The solver. None: the one that the checkpoint's scheduler names, Euler for all published ones.
     pub sampler: Option<Sampler>,
     /// The noise levels, falling from at most 1 to exactly 0, used as they are; there is one more than there are
-    /// steps, and `num_inference_steps` has no effect. None: the checkpoint's schedule.
+    /// steps. `num_inference_steps` then says the same, or keeps its default. None: the checkpoint's schedule.
     pub sigmas: Option<Vec<f64>>,
     /// The most steps in a row that the step cache may skip, 0 to 10; 0 turns it off.
     pub step_cache: u32,
@@ -256,6 +265,14 @@ impl EditOptions {
         check_loras(self.loras.as_deref())?;
         check_lightning(self.lightning, self.num_inference_steps)?;
         SamplingOptions::from(self).check()
+    }
+}
+
+/// An edit needs words.
+pub(crate) fn check_instruction(instruction: &str) -> Result<()> {
+    match instruction.trim().is_empty() {
+        true => Err(PipelineError::invalid("instruction", "is empty; say what to change")),
+        false => Ok(()),
     }
 }
 

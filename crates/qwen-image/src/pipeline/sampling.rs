@@ -2,7 +2,10 @@
 
 use super::{
     error::{PipelineError, Result},
-    options::{CFG_SCALE, CFG_UNTIL, DecomposeOptions, EditOptions, NUM_INFERENCE_STEPS, STEP_CACHE},
+    options::{
+        CFG_SCALE, CFG_UNTIL, DEFAULT_NUM_INFERENCE_STEPS, DecomposeOptions, EditOptions, NUM_INFERENCE_STEPS,
+        STEP_CACHE,
+    },
     sampler::Sampler,
 };
 use crate::models::{Schedule, Scheduler};
@@ -101,6 +104,11 @@ impl SamplingOptions<'_> {
                 ));
             }
             Schedule::check(sigmas).map_err(|reason| PipelineError::invalid("sigmas", reason))?;
+            let made_for = sigmas.len() - 1;
+            if steps != DEFAULT_NUM_INFERENCE_STEPS && steps as usize != made_for {
+                let reason = format!("is {steps}, but sigmas has levels for {made_for} steps; leave one of them out");
+                return Err(PipelineError::invalid("num_inference_steps", reason));
+            }
         }
         Ok(())
     }

@@ -19,23 +19,18 @@ use qwen_image::{
 };
 
 fn load() -> Result<(), Box<dyn StdError>> {
-    use qwen_image::{CpuOffload, DeviceChoice, Limits, PipelineOptions, QwenImagePipeline};
+    use qwen_image::{CpuOffload, DeviceChoice, PipelineOptions, QwenImagePipeline};
 
-    let device = DeviceChoice::Cuda(0);
     let mut pipe = QwenImagePipeline::from_pretrained(
         "/path/to/Qwen_Qwen-Image-Layered",
-        PipelineOptions {
-            limits: Limits {
-                device,
-                dtype: device.default_dtype(),
-                cpu_offload: CpuOffload::Auto,
-                ..Limits::default()
-            },
-            ..PipelineOptions::default()
-        },
+        PipelineOptions { device: DeviceChoice::Cuda(0), cpu_offload: CpuOffload::Auto, ..PipelineOptions::default() },
     )?;
 
-    let limits = Limits { device, cfg_parallel_device: Some(DeviceChoice::Cuda(1)), ..Limits::default() };
+    let options = PipelineOptions {
+        device: DeviceChoice::Cuda(0),
+        cfg_parallel_device: Some(DeviceChoice::Cuda(1)),
+        ..PipelineOptions::default()
+    };
 
     let input_image = image::open("scene.png")?.to_rgba8();
     let layers = pipe

@@ -6,7 +6,7 @@ use std::fs;
 
 use ::image::RgbaImage;
 use qwen_image::{
-    ComputeDType, CpuOffload, DecomposeOptions, EditOptions, Error, Limits, PipelineOptions, QwenImagePipeline,
+    ComputeDType, CpuOffload, DecomposeOptions, DeviceChoice, EditOptions, Error, PipelineOptions, QwenImagePipeline,
     hub::ModelRef, models::ModelError,
 };
 
@@ -28,14 +28,17 @@ fn assert_invalid<T>(result: Result<T, Error>, wanted: &str) {
 
 #[test]
 fn options_that_contradict_each_other_are_refused_before_anything_is_loaded() {
-    let limited = |limits: Limits| lazy(PipelineOptions { limits, ..PipelineOptions::default() });
-    assert_invalid(limited(Limits { dtype: ComputeDType::Fp8, ..Limits::default() }), "dtype");
-    assert_invalid(limited(Limits { dtype: ComputeDType::Bf16, ..Limits::default() }), "dtype");
-    assert_invalid(limited(Limits { vram_budget: Some(1 << 30), ..Limits::default() }), "vram_budget");
-    assert_invalid(limited(Limits { cpu_offload: CpuOffload::Sequential, ..Limits::default() }), "cpu_offload");
+    let defaults = PipelineOptions::default;
+    for (options, field) in [
+        (PipelineOptions { dtype: Some(ComputeDType::Fp8), ..defaults() }, "dtype"),
+        (PipelineOptions { dtype: Some(ComputeDType::Bf16), ..defaults() }, "dtype"),
+        (PipelineOptions { vram_budget: Some(1 << 30), ..defaults() }, "vram_budget"),
+        (PipelineOptions { cpu_offload: CpuOffload::Sequential, ..defaults() }, "cpu_offload"),
+    ] {
+        assert_invalid(lazy(options), field);
+    }
     if !cfg!(feature = "cuda") {
-        let device = "cuda".parse().unwrap();
-        assert_invalid(limited(Limits { device, dtype: ComputeDType::Bf16, ..Limits::default() }), "device");
+        assert_invalid(lazy(PipelineOptions { device: DeviceChoice::Cuda(0), ..defaults() }), "device");
     }
 }
 
@@ -54,12 +57,22 @@ fn options_of_a_call_that_are_out_of_bounds_name_the_field() {
         (DecomposeOptions { cfg_until: 1.01, ..DecomposeOptions::default() }, "cfg_until"),
         (DecomposeOptions { step_cache: 11, ..DecomposeOptions::default() }, "step_cache"),
         (DecomposeOptions { sigmas: Some(vec![1.0, 0.5]), ..DecomposeOptions::default() }, "sigmas"),
+        (
+            DecomposeOptions {
+                sigmas: Some(vec![1.0, 0.5, 0.0]),
+                num_inference_steps: 3,
+                ..DecomposeOptions::default()
+            },
+            "num_inference_steps",
+        ),
+        (DecomposeOptions { auto_layers: true, layers: 3, ..DecomposeOptions::default() }, "auto_layers"),
         (DecomposeOptions { lightning: Some(4), ..DecomposeOptions::default() }, "lightning"),
         (DecomposeOptions { cfg_scale: f64::INFINITY, ..DecomposeOptions::default() }, "cfg_scale"),
     ] {
         assert_invalid(pipe.decompose(&picture, options), field);
     }
-    assert_invalid(pipe.decompose(&RgbaImage::new(3000, 1), DecomposeOptions::default()), "input");
+    assert_invalid(pipe.decompose(&RgbaImage::new(3000, 1), DecomposeOptions::default()), "image");
+    assert_invalid(pipe.edit_layer(&picture, " ", EditOptions::default()), "instruction");
     let options = EditOptions { num_inference_steps: 1001, ..EditOptions::default() };
     assert_invalid(pipe.edit_layer(&picture, "Make it blue.", options), "num_inference_steps");
     assert!(matches!(pipe.composite(&[]), Err(Error::Image(_))));

@@ -24,7 +24,7 @@ impl Bench<'_> {
         for (name, cfg_parallel_device) in [("serial", None), ("parallel", Some(second))] {
             nn::free_unused(&self.device)?;
             let mut settings = self.options();
-            settings.limits.cfg_parallel_device = cfg_parallel_device;
+            settings.cfg_parallel_device = cfg_parallel_device;
             let start = Instant::now();
             let folder = self.config.folder.display().to_string();
             let mut pipeline = QwenImagePipeline::from_pretrained(&folder, settings)?;
@@ -76,7 +76,7 @@ impl Bench<'_> {
 
     fn options_on(&self, device: DeviceChoice) -> PipelineOptions {
         let mut options = self.options();
-        options.limits.device = device;
+        options.device = device;
         options
     }
 }

@@ -6,8 +6,8 @@ use std::{path::Path, time::Instant};
 
 use super::{Bench, Failed, parts::scene};
 use qwen_image::{
-    Callbacks, DecomposeOptions, EditInputs, EditOptions, Error, Limits, Lora, PipelineOptions, QwenImagePipeline,
-    Used, available_memory,
+    Callbacks, DecomposeOptions, EditInputs, EditOptions, Error, Lora, PipelineOptions, QwenImagePipeline, RunRecord,
+    available_memory,
     hub::{LoraSource, ModelRef},
     nn,
 };
@@ -72,12 +72,9 @@ impl Bench<'_> {
             transformer: weights.transformer.clone(),
             edit_transformer: weights.transformer,
             text_encoder_fp8: weights.text_encoder_fp8,
-            limits: Limits {
-                device: self.config.device,
-                dtype: self.config.dtype,
-                vram_budget: self.config.vram_budget,
-                ..Limits::default()
-            },
+            device: self.config.device,
+            dtype: Some(self.config.dtype),
+            vram_budget: self.config.vram_budget,
             ..PipelineOptions::default()
         }
     }
@@ -89,7 +86,7 @@ impl Bench<'_> {
         name: &str,
         shape: &str,
         before: u64,
-        mut run: impl FnMut(Vec<Lora>, &mut Callbacks<'_>) -> Result<Used, Error>,
+        mut run: impl FnMut(Vec<Lora>, &mut Callbacks<'_>) -> Result<RunRecord, Error>,
     ) -> Result<(), Failed> {
         let lora = |file: &Path| vec![Lora::new(LoraSource::File(file.to_owned()))];
         let mut turns = vec![(format!("first {name}"), Vec::new()), (name.to_owned(), Vec::new())];

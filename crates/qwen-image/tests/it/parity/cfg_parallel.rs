@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use ::image::RgbaImage;
 use candle_core::{DType, Device, Tensor};
 use qwen_image::{
-    Callbacks, DecomposeOptions, DeviceChoice, EditInputs, EditOptions, Error, Limits, Lora, PipelineOptions,
+    Callbacks, DecomposeOptions, DeviceChoice, EditInputs, EditOptions, Error, Lora, PipelineOptions,
     QwenImagePipeline,
     hub::{LoraSource, ModelRef},
     models::{BlockPlacement, LoadContext},
@@ -22,7 +22,7 @@ fn pipelines(layered: &str, edit: &str) -> [QwenImagePipeline; 2] {
     [None, Some(DeviceChoice::Cpu)].map(|cfg_parallel_device| {
         let options = PipelineOptions {
             edit_model: Some(ModelRef::Folder(edit.into())),
-            limits: Limits { cfg_parallel_device, ..Limits::default() },
+            cfg_parallel_device,
             ..PipelineOptions::default()
         };
         QwenImagePipeline::lazy(ModelRef::Folder(golden(layered)), options).unwrap()
@@ -146,9 +146,8 @@ fn each_device_has_its_own_placement() {
 #[test]
 fn devices_that_cannot_share_the_branches_are_refused_before_anything_is_loaded() {
     let refused = |device: DeviceChoice, second: DeviceChoice| {
-        let limits =
-            Limits { device, dtype: device.default_dtype(), cfg_parallel_device: Some(second), ..Limits::default() };
-        match limits.check() {
+        let options = PipelineOptions { device, cfg_parallel_device: Some(second), ..PipelineOptions::default() };
+        match options.check() {
             Err(Error::Invalid { field, reason }) => format!("{field}: {reason}"),
             other => panic!("{other:?}"),
         }
@@ -164,8 +163,8 @@ fn devices_that_cannot_share_the_branches_are_refused_before_anything_is_loaded(
 #[test]
 fn the_second_transformer_counts_for_the_memory_budget() {
     let made = [None, Some(DeviceChoice::Cpu)].map(|cfg_parallel_device| {
-        let limits = Limits { cfg_parallel_device, memory_budget: Some(135 << 20), ..Limits::default() };
-        let options = PipelineOptions { limits, ..PipelineOptions::default() };
+        let options =
+            PipelineOptions { cfg_parallel_device, memory_budget: Some(135 << 20), ..PipelineOptions::default() };
         let model = golden("checkpoints/layered").display().to_string();
         QwenImagePipeline::from_pretrained(&model, options)
     });

@@ -6,8 +6,8 @@ use std::io::Write;
 
 use candle_core::{DType, Device};
 use qwen_image::{
-    Callbacks, ComputeDType, CpuOffload, DecomposeOptions, DeviceChoice, EditInputs, EditOptions, Limits,
-    PipelineOptions, QwenImagePipeline,
+    Callbacks, ComputeDType, CpuOffload, DecomposeOptions, DeviceChoice, EditInputs, EditOptions, PipelineOptions,
+    QwenImagePipeline,
     hub::{HubConfig, ModelRef},
     models::{Component, LoadContext, Weights},
     nn,
@@ -81,17 +81,13 @@ fn two_models_swap_when_the_budget_holds_one() {
     }
     let picture = ::image::open(golden("pictures/house.png")).unwrap().to_rgba8();
     let start = |cpu_offload| {
-        let limits = Limits {
-            device: DeviceChoice::Cuda(0),
-            dtype: ComputeDType::Bf16,
-            cpu_offload,
-            memory_budget: Some(1 << 34),
-            ..Limits::default()
-        };
         let options = PipelineOptions {
             edit_model: Some(ModelRef::Folder(golden("checkpoints/edit"))),
             load_edit_model: false,
-            limits,
+            device: DeviceChoice::Cuda(0),
+            dtype: Some(ComputeDType::Bf16),
+            cpu_offload,
+            memory_budget: Some(1 << 34),
             hub: HubConfig::new("http://127.0.0.1:9", "/nonexistent"),
             ..PipelineOptions::default()
         };

@@ -133,7 +133,7 @@ fn the_record_says_how_a_run_was_sampled() {
     assert_eq!((*sampler, sigmas.len(), skipped_steps.len(), *passes), (Sampler::Euler, 13, 0, 24));
 
     let own = sigmas.iter().map(|&sigma| f64::from(sigma)).collect();
-    let explicit = run(&pipeline, &DecomposeOptions { sigmas: Some(own), num_inference_steps: 3, ..exact.clone() });
+    let explicit = run(&pipeline, &DecomposeOptions { sigmas: Some(own), ..exact.clone() });
     assert_eq!(explicit.images, plain.images, "the same levels, given by the caller");
 
     let half = run(&pipeline, &DecomposeOptions { cfg_until: 0.5, ..exact.clone() });

@@ -1,4 +1,4 @@
-//! The device, and the limits of its use.
+//! The devices of a model cache, and the memory that it may take.
 
 use super::{
     device::{ComputeDType, DeviceChoice},
@@ -7,26 +7,19 @@ use super::{
 };
 use crate::Error;
 
-/// A device, its number format, and the memory that models may take.
+/// The part of [`crate::PipelineOptions`] about devices and memory, with the number format chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    /// Where models compute.
+pub struct DeviceOptions {
     pub device: DeviceChoice,
-    /// CFG parallelism: a second device, of the same kind, computes the negative branch of each step while `device`
-    /// computes the positive one. It needs memory for the transformer, not for the rest of the model. None: `device`
-    /// computes both.
     pub cfg_parallel_device: Option<DeviceChoice>,
-    /// The number format that they compute in.
     pub dtype: ComputeDType,
-    /// What may be offloaded from a GPU while it is not needed.
     pub cpu_offload: CpuOffload,
-    /// The maximum GPU memory for models, in bytes. None: all that is free.
+    /// In bytes, as is the memory budget.
     pub vram_budget: Option<u64>,
-    /// The maximum host memory for models, in bytes. None: all that is free.
     pub memory_budget: Option<u64>,
 }
 
-impl Limits {
+impl DeviceOptions {
     /// Checks that the values do not contradict each other, and that this build supports them.
     ///
     /// # Errors
@@ -70,8 +63,8 @@ impl Limits {
     }
 }
 
-impl Default for Limits {
-    /// The CPU in float32, with all free memory.
+impl Default for DeviceOptions {
+    /// Those of the default pipeline options.
     fn default() -> Self {
         let device = DeviceChoice::default();
         Self {

@@ -231,7 +231,7 @@ mod tests {
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
         let policy = WebhookPolicy::new("http.webhook_allow", &[], None).unwrap();
-        // These resolve to the loopback address, as a name of somebody's domain may.
+        // These resolve to the loopback address, as a name of any domain may.
         for name in ["2130706433", "0x7f000001", "127.1"] {
             let url = format!("https://{name}:{port}/hook");
             assert_eq!(policy.post(&url, &[], "{}").unwrap_err().code(), "input_forbidden", "{name}");

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 /// The sizes of a decompose, and what its layers differ from their picture by.
 ///
-/// A picture that is larger than the model's, or of another shape, has layers of its own size, which compose to it;
+/// A picture that is larger than the model's, or of another shape, has layers of its own size, whose composite it is;
 /// what the model itself made is told beside them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Fidelity {
@@ -17,7 +17,7 @@ pub struct Fidelity {
     pub model: PictureSize,
     /// The layers.
     pub output: PictureSize,
-    /// Peak signal-to-noise ratio of the composed layers against the picture, in dB. Null: there is no difference.
+    /// Peak signal-to-noise ratio of the layers' composite against the picture, in dB. Null: there is no difference.
     pub psnr: Option<f64>,
     /// The largest difference of a color or alpha, of 255.
     pub max_error: u8,

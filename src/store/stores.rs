@@ -132,7 +132,7 @@ impl Stores {
         rooted(&self.client, "output.prefix", &root)
     }
 
-    /// Checks that an address can be read, without asking for it, whoever may read it.
+    /// Checks that an address names something readable, without asking the store and without checking who may read it.
     pub fn check_address(field: &str, url: &str) -> Result<(), JobError> {
         Location::parse(field, url).map(drop)
     }

@@ -42,7 +42,7 @@ pub(super) async fn leave(
         }
         Deferred::Ended => delivery.ack().await,
         Deferred::Unknown => {
-            // Said once; the message comes again and again.
+            // Logged once; the message comes again and again.
             if delivery.left_for().is_none() {
                 warn!(job, "a message is left to newer workers, because this version cannot read it ({error})");
             } else {

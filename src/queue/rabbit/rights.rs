@@ -53,7 +53,7 @@ pub(super) async fn missing(
     }
     if !may_bind(connection).await? {
         useful.push(
-            "write to acetate.dead-letters and read acetate.dead (without it, a binding that somebody removes is not made \
+            "write to acetate.dead-letters and read acetate.dead (without it, a removed binding is not made \
              again)",
         );
     }

@@ -337,7 +337,7 @@ impl Failed {
         if let Some(name) = name.filter(|_| differs(&error) && said.contains("inequivalent arg")) {
             // Exchanges have no messages, and their bindings are made again with them.
             let reason = format!(
-                "was declared on {place} by somebody else, with another type or other arguments: {said}. Stop the workers \
+                "was declared on {place} by another client, with another type or other arguments: {said}. Stop the workers \
                  and delete it (rabbitmqadmin delete exchange --name {name}); it is then created again, with its queues \
                  bound to it"
             );

@@ -17,7 +17,10 @@ use acetate::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::services::s3_server::{S3Server, settings, store_with};
+use crate::{
+    common,
+    services::s3_server::{S3Server, settings, store_with},
+};
 
 const SIZE: usize = 96 << 20;
 /// The number of tries before a long turn counts: copying into a socket may take long once, hashing takes long each
@@ -49,7 +52,7 @@ fn large_objects_in_s3_do_not_hold_the_runtime_up() {
 
 fn put_and_verify_in_small_turns(store: &Store) {
     let Some(start) = processor_time() else {
-        eprintln!("SKIPPED: this system does not tell the processor time of a thread");
+        common::skipped("how long a put takes turns", "this system does not tell the processor time of a thread");
         return;
     };
     let bytes: Vec<u8> = (0..SIZE).map(|n| (n % 251) as u8).collect();

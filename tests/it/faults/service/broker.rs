@@ -9,7 +9,10 @@ use super::{
     killed::{composite, decompose},
     ledger::{Case, Tally, Witness, case},
 };
-use crate::services::{broker::Node, rabbit::Broker, world::World};
+use crate::{
+    common,
+    services::{broker::Node, rabbit::Broker, world::World},
+};
 
 /// One node for the cases that only stop it; they take turns.
 type Shared = Arc<OnceCell<Option<Mutex<Node>>>>;
@@ -29,7 +32,7 @@ pub fn cases() -> Vec<Case> {
 async fn start(settings: &'static str) -> Option<Node> {
     let node = tokio::task::spawn_blocking(move || Node::start(settings)).await.unwrap();
     if node.is_none() {
-        println!("SKIPPED a broker that is restarted: RabbitMQ's server is not installed on this machine");
+        common::skipped("a broker that is restarted", "RabbitMQ's server is not installed on this machine");
     }
     node
 }
@@ -96,7 +99,7 @@ async fn frozen(shared: Shared) -> Tally {
 /// Since 4.3 the queue cancels the consumer, as often as a delivery is not acknowledged in time.
 async fn too_short_by_policy() -> Tally {
     let Some(broker) = Broker::newest() else {
-        println!("SKIPPED consumer timeouts of the newest RabbitMQ: scripts/services could not start it");
+        common::skipped("consumer timeouts of the newest RabbitMQ", "scripts/services could not start it");
         return Tally::default();
     };
     let world = World::service_on(broker).await;

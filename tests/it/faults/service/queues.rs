@@ -9,7 +9,10 @@ use super::{
     killed::{composite, decompose},
     ledger::{Case, Tally, Witness, case},
 };
-use crate::services::{rabbit::Broker, world::World};
+use crate::{
+    common,
+    services::{rabbit::Broker, world::World},
+};
 
 pub fn cases() -> Vec<Case> {
     vec![
@@ -135,7 +138,7 @@ const SOON: Duration = Duration::from_secs(90);
 
 async fn on(broker: Option<Broker>) -> Option<World> {
     if broker.is_none() {
-        println!("SKIPPED policies of the newest RabbitMQ: scripts/services could not start it");
+        common::skipped("policies of the newest RabbitMQ", "scripts/services could not start it");
     }
     Some(World::service_on(broker?).await)
 }

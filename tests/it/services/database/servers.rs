@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    common::{blocking_until, is_root},
+    common::{self, blocking_until, is_root},
     services::database::support::postgres_url,
 };
 
@@ -21,7 +21,7 @@ pub const SERVERS: [&str; 3] = ["", "ACETATE_TEST_POSTGRES_17", "ACETATE_TEST_PO
 pub fn tool(variable: &str) -> Option<PathBuf> {
     let found = env::var_os(variable).map(PathBuf::from).filter(|path| path.exists());
     if found.is_none() {
-        eprintln!("SKIPPED: no {variable}; scripts/services gets it from Debian's archive");
+        common::skipped(&format!("what needs {variable}"), "scripts/services could not get it from Debian's archive");
     }
     found
 }
@@ -34,7 +34,7 @@ pub fn server_programs(variable: &str) -> Option<PathBuf> {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
     let found = versions.map(|version| version.unwrap().path().join("bin")).find(|bin| bin.join("initdb").exists());
     if found.is_none() {
-        eprintln!("SKIPPED: no PostgreSQL in /usr/lib/postgresql");
+        common::skipped("servers of PostgreSQL", "there is none in /usr/lib/postgresql");
     }
     found
 }

@@ -148,7 +148,7 @@ class AsyncBatch:
 
 
 async def _retried(job: AsyncJob) -> bool:
-    """Whether it was queued again; not if somebody else did that, or deleted it, in the meantime."""
+    """Whether it was queued again; not if another client did that, or deleted it, in the meantime."""
     try:
         await job.retry()
     except (Conflict, NotFound):

@@ -150,7 +150,7 @@ class Batch:
 
 
 def _retried(job: Job) -> bool:
-    """Whether it was queued again; not if somebody else did that, or deleted it, in the meantime."""
+    """Whether it was queued again; not if another client did that, or deleted it, in the meantime."""
     try:
         job.retry()
     except (Conflict, NotFound):

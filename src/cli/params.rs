@@ -33,11 +33,11 @@ pub struct DecomposeFlags {
     /// Scale each guided prediction to the norm of the unguided one [default: true]
     #[arg(long, value_name = "BOOL")]
     cfg_normalize: Option<bool>,
-    /// Size of the layers: that of the picture, to which they then compose exactly, or the size that the model works at
-    /// [default: source for pictures that are larger than the model's, or of another shape]
+    /// Size of the layers: that of the picture, so that their composite is exactly the picture, or the size that the
+    /// model works at [default: source for pictures that are larger than the model's, or of another shape]
     #[arg(long, value_name = "SIZE")]
     output_size: Option<SizeArg>,
-    /// Mark the result with quality: low if the composed layers are less true to the picture than this
+    /// Mark the result with quality: low if the composited layers are less true to the picture than this
     /// peak signal-to-noise ratio, 0 to 100
     #[arg(long, value_name = "DB", allow_negative_numbers = true, value_parser = parse_number)]
     min_psnr: Option<f64>,

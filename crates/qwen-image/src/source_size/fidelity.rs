@@ -10,7 +10,7 @@ const VISIBLE: u8 = 26;
 /// A layer with a smaller share of visible pixels is empty.
 const EMPTY: f64 = 0.0001;
 
-/// The difference between composed layers and their picture.
+/// The difference between composited layers and their picture.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CompositeFidelity {
     /// Peak signal-to-noise ratio in dB: `10 log10(255^2 / mean squared error)`. None: there is no difference.

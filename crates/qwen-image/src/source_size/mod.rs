@@ -6,7 +6,7 @@
 //! 1. `guided_filter` finds how each layer's alpha depends on the colors of the small picture. The coefficients are
 //!    resized and applied to the large one, so that alpha gets the edges of the picture.
 //! 2. `upsample` resizes the layers' colors, premultiplied. What other layers hide stays as the model painted it.
-//! 3. `unmix` changes the colors by as little as possible so that the stack composes to the picture, pixel for pixel.
+//! 3. `unmix` changes the colors by as little as possible so that the stack composites to the picture, pixel for pixel.
 //!
 //! Everything is computed in strips of rows, in parallel; beside the layers themselves it holds only pictures of the
 //! model's size.
@@ -45,7 +45,7 @@ pub fn differs(source: (u32, u32), model: (u32, u32)) -> bool {
 }
 
 /// Brings `layers` (back to front, of one size, straight alpha) to the size of `source`, the picture that they were
-/// made of, so that they compose to it: [`crate::image_processor::composite`] of the result is `source`, byte for byte
+/// made of, and their composite is the picture: [`crate::image_processor::composite`] of the result is `source`, byte for byte
 /// wherever it is visible.
 ///
 /// The result has the picture's colors where a single layer is seen, and its alpha. Where the picture is opaque, the

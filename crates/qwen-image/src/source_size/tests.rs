@@ -64,7 +64,7 @@ fn edge_error(truth: &RgbaImage, found: &RgbaImage) -> f64 {
 }
 
 #[test]
-fn layers_compose_to_the_picture_and_have_its_edges() {
+fn layers_composite_to_the_picture_and_have_its_edges() {
     let truth = scene(301);
     let source = composite(&truth).unwrap();
     for side in [256, 160, 96] {
@@ -114,7 +114,7 @@ fn what_is_hidden_is_the_models() {
 }
 
 #[test]
-fn any_stack_composes_to_any_picture() {
+fn any_stack_composites_to_any_picture() {
     let mut noise = Noise(3);
     let mut random = |width: u32, height: u32, opaque: bool| {
         let mut image = RgbaImage::new(width, height);

@@ -1,11 +1,11 @@
-//! Alpha and colors of a stack at one pixel, so that it composes to the pixel of the picture.
+//! Alpha and colors of a stack at one pixel, so that it composites to the pixel of the picture.
 
 use super::{GuidedPixel, guided_filter::premultiplied};
 
 /// Alpha below the first is 0, above the second 1: the noise of a decoder is not seen through or through to.
 const CLEAR: f32 = 0.02;
 const OPAQUE: f32 = 0.98;
-/// The rounded colors compose to the picture's byte if the sum is off by less than half of it. The rest is for the
+/// The rounded colors composite to the picture's byte if the sum is off by less than half of it. The rest is for the
 /// rounding of sums.
 const CLOSE: f32 = 0.49;
 

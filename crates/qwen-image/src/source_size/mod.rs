@@ -45,8 +45,8 @@ pub fn differs(source: (u32, u32), model: (u32, u32)) -> bool {
 }
 
 /// Brings `layers` (back to front, of one size, straight alpha) to the size of `source`, the picture that they were
-/// made of, and their composite is the picture: [`crate::image_processor::composite`] of the result is `source`, byte for byte
-/// wherever it is visible.
+/// made of, so that their composite is the picture: [`crate::image_processor::composite`] of the result is `source`,
+/// byte for byte wherever it is visible.
 ///
 /// The result has the picture's colors where a single layer is seen, and its alpha. Where the picture is opaque, the
 /// rearmost layer is opaque wherever it is seen. Fully transparent pixels of a layer are transparent black.

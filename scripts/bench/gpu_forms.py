@@ -99,6 +99,14 @@ class Measures:
     def full(self) -> Path:
         return self.checkpoint("full", "--blocks", str(self.arguments.blocks))
 
+    def full_form(self, form: str) -> Path:
+        """A file as large as the full transformer's, of the repeated blocks of a smaller one."""
+        part = self.form(self.checkpoint("part", "--blocks", "4", "--text-layers", "1", "--parts", "transformer"), form)
+        out = self.place / f"full-{form}{part.suffix}"
+        if not out.exists():
+            run([sys.executable, HERE / "repeat_blocks.py", part, out, self.arguments.blocks])
+        return out
+
     def passes(self) -> None:
         full = self.full()
         for label, form, dtype in [
@@ -106,7 +114,7 @@ class Measures:
             ("q4_k_m, fp8 products", "q4_k_m", "fp8"), ("fp8 file", "fp8", "bf16"),
             ("fp8 file, fp8 products", "fp8", "fp8"),
         ]:  # fmt: skip
-            flags = [] if form is None else ["--transformer", self.form(full, form)]
+            flags = [] if form is None else ["--transformer", self.full_form(form)]
             report = self.bench(full, "--parts", "transformer", "--dtype", dtype, *flags)
             for line in report["lines"]:
                 peak = round(line.get("peak_bytes", 0) / GIB, 2)
@@ -114,13 +122,16 @@ class Measures:
 
     def budgets(self) -> None:
         full = self.full()
-        small = ["--transformer", self.form(full, "q4_k_m"), "--text-encoder-fp8"]
-        fp8 = ["--transformer", self.form(full, "fp8"), "--text-encoder-fp8", "--dtype", "fp8"]
-        for label, flags in [("q4_k_m", small), ("fp8", fp8), ("bf16", [])]:
+        for label, more in [("q4_k_m", []), ("fp8", ["--dtype", "fp8"]), ("bf16", None)]:
+            file = None if more is None else self.full_form(label)
+            flags = [] if file is None else ["--transformer", file, "--text-encoder-fp8", *more]
             for budget in [None, 23, 15, 11]:
                 limit = [] if budget is None else ["--vram-budget", str(budget)]
                 name = f"{label}, {'all memory' if budget is None else f'{budget} GiB'}"
                 self.job(name, full, "decompose", "--steps", "8", *flags, *limit)
+            if file is not None:
+                # The place may be memory, which the next form needs on the host.
+                file.unlink()
 
     def edit(self) -> None:
         # Both would not fit into memory.

@@ -47,23 +47,26 @@ pub fn check_models(loaded: &LoadedConfig, task: &Task) -> Result<(), JobError> 
         Task::Composite(_) => (false, false),
         Task::Workflow(params) => (true, !params.edits.is_empty() || engine.pipeline.load_edit_model),
     };
-    for model in [decomposes.then(|| engine.model.clone()), engine.pipeline.edit_model.clone().filter(|_| edits)]
-        .into_iter()
-        .flatten()
-    {
-        check_model(&model)?;
+    let edit_model = engine.pipeline.edit_model.clone().filter(|_| edits);
+    for (key, model) in [
+        ("qwen_image.model_path", decomposes.then(|| engine.model.clone())),
+        ("qwen_image.edit_model_path", edit_model),
+    ] {
+        model.map_or(Ok(()), |model| check_model(&model)).map_err(|error| from_setting(loaded, key, error))?;
     }
     if let Some(params) = params {
         check_layers(&engine.model, params.layers, engine.pipeline.transformer.as_deref())?;
     }
     let PipelineOptions { transformer, edit_transformer, text_encoder, .. } = engine.pipeline;
-    let (transformer, edit_transformer) = (transformer.filter(|_| decomposes), edit_transformer.filter(|_| edits));
-    let text_encoder = text_encoder.filter(|_| decomposes || edits);
-    for file in [transformer, edit_transformer, text_encoder].into_iter().flatten() {
-        if !file.is_file() {
-            let reason = "there is no such file; give a .gguf or .safetensors file on this machine".to_owned();
-            return Err(JobError::ModelNotFound { model: file.display().to_string(), reason });
-        }
+    for (key, file, used) in [
+        ("qwen_image.transformer_path", transformer, decomposes),
+        ("qwen_image.edit_transformer_path", edit_transformer, edits),
+        ("qwen_image.text_encoder_path", text_encoder, decomposes || edits),
+    ] {
+        let Some(file) = file.filter(|file| used && !file.is_file()) else { continue };
+        let reason = "there is no such file; give a .gguf or .safetensors file on this machine".to_owned();
+        let error = JobError::ModelNotFound { model: file.display().to_string(), reason };
+        return Err(from_setting(loaded, key, error));
     }
     Ok(())
 }
@@ -102,6 +105,20 @@ fn check_model(model: &ModelRef) -> Result<(), JobError> {
 
 /// The parameters of a workflow's edits that are flags for all of them.
 const OF_ALL_EDITS: [&str; 4] = ["region", "feather", "keep_rest", "drift_guard"];
+
+/// Adds the flag, or the setting and its file or variable, that names a model that is not there.
+fn from_setting(loaded: &LoadedConfig, key: &str, error: JobError) -> JobError {
+    let setting = loaded.settings.iter().find(|setting| setting.key == key && setting.from != "the defaults");
+    match (error, setting) {
+        (JobError::ModelNotFound { model, reason }, Some(setting)) if setting.from.starts_with("--") => {
+            JobError::ModelNotFound { model, reason: format!("{reason} ({})", setting.from) }
+        }
+        (JobError::ModelNotFound { model, reason }, Some(setting)) => {
+            JobError::ModelNotFound { model, reason: format!("{reason} ({key}, from {})", setting.from) }
+        }
+        (error, _) => error,
+    }
+}
 
 /// Names the flag that a setting is from, or else the setting and its file or variable.
 fn in_words_of_settings(loaded: &LoadedConfig, error: JobError) -> JobError {

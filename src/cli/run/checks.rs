@@ -11,7 +11,7 @@ use qwen_image::{
 use crate::{
     app,
     config::LoadedConfig,
-    job::{InputRef, Inputs, JobError, LayerCount, Task},
+    job::{DecomposeParams, ErrorRecord, InputRef, Inputs, JobError, Task},
     store::path_of,
 };
 
@@ -55,7 +55,7 @@ pub fn check_models(loaded: &LoadedConfig, task: &Task) -> Result<(), JobError> 
         model.map_or(Ok(()), |model| check_model(&model)).map_err(|error| from_setting(loaded, key, error))?;
     }
     if let Some(params) = params {
-        check_layers(&engine.model, params.layers, engine.pipeline.transformer.as_deref())?;
+        check_params(&engine.model, params, engine.pipeline.transformer.as_deref())?;
     }
     let PipelineOptions { transformer, edit_transformer, text_encoder, .. } = engine.pipeline;
     for (key, file, used) in [
@@ -71,8 +71,8 @@ pub fn check_models(loaded: &LoadedConfig, task: &Task) -> Result<(), JobError> 
     Ok(())
 }
 
-/// Whether the checkpoint makes so many layers, if it is here.
-fn check_layers(model: &ModelRef, layers: LayerCount, transformer: Option<&Path>) -> Result<(), JobError> {
+/// Whether the checkpoint was made for these parameters, if it is here.
+fn check_params(model: &ModelRef, params: &DecomposeParams, transformer: Option<&Path>) -> Result<(), JobError> {
     let folder = match model {
         ModelRef::Hub { .. } => return Ok(()),
         ModelRef::Small { which, paths } => paths.find(*which)?,
@@ -82,9 +82,9 @@ fn check_layers(model: &ModelRef, layers: LayerCount, transformer: Option<&Path>
         // Loading the model says what is wrong.
         return Ok(());
     };
-    constants.with_transformer(transformer).check_layers(layers.number()).map_err(|error| match error {
+    constants.with_transformer(transformer).check(&params.options()).map_err(|error| match error {
         PipelineError::Invalid { field, reason } => JobError::invalid(format!("params.{field}"), reason),
-        other => JobError::invalid("params.layers", other.to_string()),
+        other => JobError::invalid("params", other.to_string()),
     })
 }
 
@@ -129,6 +129,16 @@ fn in_words_of_settings(loaded: &LoadedConfig, error: JobError) -> JobError {
         None => field,
     };
     JobError::InvalidRequest { field, reason }
+}
+
+/// The message of a job that failed, with flags instead of fields.
+pub fn failure_in_words_of_flags(error: &ErrorRecord) -> String {
+    match error.message.split_once(": ") {
+        Some((field, reason)) if error.code == "invalid_request" => {
+            in_words_of_flags(JobError::invalid(field, reason)).to_string()
+        }
+        _ => error.message.clone(),
+    }
 }
 
 /// Turns `params.cfg_scale: ...` into `--cfg-scale: ...`.

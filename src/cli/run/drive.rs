@@ -6,7 +6,7 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use super::{
-    checks::{check_apart, check_models, in_words_of_flags},
+    checks::{check_apart, check_models, failure_in_words_of_flags, in_words_of_flags},
     flags::JobFlags,
     sheet,
     summary::{self, FinishedJob},
@@ -269,7 +269,7 @@ impl JobRun<'_> {
                 error.message
             )),
             JobState::Failed | JobState::Succeeded => {
-                Failure::Job(format!("{} (job {id}, {})", error.message, error.code))
+                Failure::Job(format!("{} (job {id}, {})", failure_in_words_of_flags(&error), error.code))
             }
         }
     }

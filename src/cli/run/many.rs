@@ -14,7 +14,7 @@ use serde_json::{Map, json};
 use sha2::{Digest, Sha256};
 
 use super::{
-    checks::{check_models, in_words_of_flags},
+    checks::{check_models, failure_in_words_of_flags, in_words_of_flags},
     drive::cancel_on_ctrl_c,
     flags::JobFlags,
     pictures::{LocalPicture, find},
@@ -153,7 +153,14 @@ impl BatchRun<'_> {
                     break;
                 }
                 Ok(PictureOutcome::Failed(error)) => {
-                    bar.suspend(|| output::error(&format!("{}: {} ({})", picture.shown, error.message, error.code)));
+                    bar.suspend(|| {
+                        output::error(&format!(
+                            "{}: {} ({})",
+                            picture.shown,
+                            failure_in_words_of_flags(error),
+                            error.code
+                        ))
+                    });
                     let others_fail_too = concerns_all(&error.code) || self.app.worker.broken.is_cancelled();
                     report.failures.push((picture.shown.clone(), error.clone()));
                     if others_fail_too {
@@ -180,7 +187,7 @@ impl BatchRun<'_> {
             (Some(error), _) => Err(Failure::Job(format!(
                 "stopped at {done} of {} pictures, because the others would fail, too: {} ({})",
                 pictures.len(),
-                error.message,
+                failure_in_words_of_flags(&error),
                 error.code
             ))),
             (None, true) => {

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::{
     error::PipelineError,
-    options::{LAYERS, RESOLUTION, RESOLUTION_STEP},
+    options::{DecomposeOptions, LAYERS, RESOLUTION, RESOLUTION_STEP},
 };
 use crate::models::{
     EDIT_PLUS, LAYERED, LoadResult, ModelError, pipeline_class, read_json,
@@ -204,11 +204,26 @@ impl Constants {
         *self.layers.end() == 0
     }
 
-    /// Checks a number of layers; none: as many as the picture has.
+    /// Checks that the checkpoint was made for what a decompose asks for.
     ///
     /// # Errors
-    /// [`PipelineError::Invalid`] for the option `layers`.
-    pub fn check_layers(&self, layers: Option<u32>) -> Result<(), PipelineError> {
+    /// [`PipelineError::Invalid`] for `resolution`, `layers` or `prompt`.
+    pub fn check(&self, options: &DecomposeOptions) -> Result<(), PipelineError> {
+        if let Some(resolution) = options.resolution.filter(|resolution| !self.resolutions.contains(resolution)) {
+            let accepted = self.resolutions.iter().map(u32::to_string).collect::<Vec<_>>().join(" or ");
+            let reason = format!("{resolution} is not supported by this checkpoint, which was made for {accepted}");
+            return Err(PipelineError::invalid("resolution", reason));
+        }
+        self.check_layers((!options.auto_layers).then_some(options.layers))?;
+        if self.lifts() && options.prompt.trim().is_empty() {
+            let reason = "names no part; say what to lift out of the picture, for instance \"the red star\"";
+            return Err(PipelineError::invalid("prompt", reason));
+        }
+        Ok(())
+    }
+
+    /// Checks a number of layers; none: as many as the picture has.
+    fn check_layers(&self, layers: Option<u32>) -> Result<(), PipelineError> {
         let (least, most) = (*self.layers.start(), *self.layers.end());
         let reason = match layers {
             Some(layers) if self.layers.contains(&layers) => return Ok(()),

@@ -103,19 +103,9 @@ impl QwenImageLayeredPipeline {
         options.check()?;
         let sampling = SamplingOptions::from(options);
         image_tensor::check_shape(picture)?;
-        let accepted = &self.0.constants.resolutions;
-        let resolution = options.resolution.unwrap_or(accepted[0]);
-        if !accepted.contains(&resolution) {
-            let accepted = accepted.iter().map(u32::to_string).collect::<Vec<_>>().join(" or ");
-            let reason = format!("{resolution} is not supported by this checkpoint, which was made for {accepted}");
-            return Err(PipelineError::invalid("resolution", reason));
-        }
-        self.0.constants.check_layers((!options.auto_layers).then_some(options.layers))?;
+        self.0.constants.check(options)?;
+        let resolution = options.resolution.unwrap_or(self.0.constants.resolutions[0]);
         let lifts = self.0.constants.lifts();
-        if lifts && options.prompt.trim().is_empty() {
-            let reason = "names no part; say what to lift out of the picture, for instance \"the red star\"".to_owned();
-            return Err(PipelineError::invalid("prompt", reason));
-        }
         let layers = if options.auto_layers { *self.0.constants.layers.end() } else { options.layers };
         let size = ImageSize::with_area(resolution * resolution, picture.width(), picture.height());
         let resized = image_processor::lanczos(picture, size.width, size.height);

@@ -89,12 +89,16 @@ pub fn object_from_value<T: DeserializeOwned>(value: Value) -> Result<T, JsonErr
 
 /// serde names Rust's types.
 fn in_words(reason: String) -> String {
+    let reason = reason.replacen("unknown variant", "unknown value", 1);
     let Some((found, wanted)) = reason.rsplit_once(", expected ") else { return reason };
+    if let Some(entries) = wanted.strip_prefix("an array of length ") {
+        return format!("{found}, expected {entries} entries");
+    }
     let wanted = match wanted {
         "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, 0 or more",
         "i32" | "i64" => "a whole number",
         "f32" | "f64" => "a number",
-        "a string" => "a text",
+        "a string" | "string or map" => "a text",
         "a boolean" => "true or false",
         "a sequence" => "a list",
         wanted if wanted.starts_with("struct ") => "an object",
@@ -298,6 +302,18 @@ mod tests {
         // Beyond 2^53 a float may be any of several numbers.
         assert!(read("{\"seed\":9007199254740994.0}").unwrap_err().contains("floating point"));
         assert_eq!(read("{\"seed\":18446744073709551615}").unwrap().seed, u64::MAX);
+    }
+
+    #[test]
+    fn what_serde_says_is_in_words() {
+        for (said, wanted) in [
+            ("invalid length 3, expected an array of length 4", "invalid length 3, expected 4 entries"),
+            ("invalid type: boolean `true`, expected string or map", "invalid type: boolean `true`, expected a text"),
+            ("unknown variant `a`, expected `b` or `c`", "unknown value `a`, expected `b` or `c`"),
+            ("missing field `seed`", "missing field `seed`"),
+        ] {
+            assert_eq!(in_words(said.to_owned()), wanted);
+        }
     }
 
     #[test]

@@ -106,7 +106,7 @@ mod tests {
                 Some(ID),
                 "unknown field `color`, expected one of `not_before`, `reuse`, `version`",
             ),
-            (request("").replace("composite", "PAINT"), Some(ID), "unknown variant `PAINT`"),
+            (request("").replace("composite", "PAINT"), Some(ID), "unknown value `PAINT`"),
             (request(&format!(",\"labels\":{{\"x\":\"{}\"}}", "y".repeat(10 << 20))), Some(ID), "send references"),
             ("{\"id\":".to_owned(), None, "EOF"),
             (String::new(), None, "request: is empty"),
@@ -150,7 +150,7 @@ mod tests {
         );
         for (from, to, reason) in [
             ("\"version\":1", "\"version\":4", "version: 4 is not known"),
-            ("composite", "paint", "unknown variant `paint`"),
+            ("composite", "paint", "unknown value `paint`"),
             ("\"version\":1", "\"version\":4,\"new\":[]", "version: 4 is not known"),
         ] {
             match Content::read(good.replace(from, to).as_bytes(), None) {

@@ -130,6 +130,7 @@ fn parameters_out_of_bounds() {
     decompose(&["--layers", "many"], &["many", "--layers", "not a whole number, nor `auto`"]);
     decompose(&["--cfg-scale", "high"], &["high", "--cfg-scale", "not a number"]);
     decompose(&["--resolution", "700"], &["--resolution: 700", "multiple of 32"]);
+    decompose(&["--resolution", "640"], &["--resolution: 640 is not supported by this checkpoint"]);
     decompose(&["--steps", "0"], &["--steps: 0 is not between 1 and 1000"]);
     decompose(&["--cfg-scale", "NaN"], &["--cfg-scale: NaN is not a number between 0 and 100"]);
     decompose(&["--min-psnr", "101"], &["--min-psnr: 101 is not between 0 and 100 dB"]);
@@ -177,7 +178,13 @@ fn edits_without_sense() {
 #[test]
 fn models_that_are_not_there() {
     let missing = ["run", "decompose", "in.png", "--out", "out", "--model", "./nowhere"];
-    refused(&missing, &["./nowhere", "there is no such folder"]);
+    refused(&missing, &["./nowhere", "there is no such folder", "(--model)"]);
+    let place = TestDir::new();
+    place.picture("in.png", [1, 2, 3, 255]);
+    let mut from_variable = place.command(&["run", "edit", "in.png", "--instruction", "x", "--out", "out"]);
+    let ran = ran(from_variable.env("ACETATE__QWEN_IMAGE__EDIT_MODEL_PATH", "./nowhere").output().unwrap());
+    let words = "(qwen_image.edit_model_path, from ACETATE__QWEN_IMAGE__EDIT_MODEL_PATH)";
+    assert!(ran.code == Some(2) && ran.stderr.contains(words), "{ran:?}");
     let empty = ["run", "decompose", "in.png", "--out", "out", "--model", "/"];
     refused(&empty, &["has no model_index.json"]);
 }

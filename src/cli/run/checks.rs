@@ -155,3 +155,16 @@ pub fn in_words_of_flags(error: JobError) -> JobError {
     };
     JobError::InvalidRequest { field, reason }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_job_names_flags() {
+        let said = |error: JobError| failure_in_words_of_flags(&ErrorRecord::from(&error));
+        assert_eq!(said(JobError::invalid("params.cfg_scale", "is high")), "--cfg-scale: is high");
+        assert_eq!(said(JobError::invalid("input", "is a line")), "IMAGE: is a line");
+        assert_eq!(said(JobError::Cancelled), JobError::Cancelled.to_string());
+    }
+}

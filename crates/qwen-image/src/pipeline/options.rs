@@ -111,7 +111,9 @@ impl DecomposeOptions {
     /// [`PipelineError::Invalid`] with the first field that is out of bounds.
     pub fn check(&self) -> Result<()> {
         if !LAYERS.contains(&self.layers) {
-            return Err(PipelineError::not_between("layers", self.layers, LAYERS));
+            let (least, most) = LAYERS.into_inner();
+            let reason = format!("{} is not between {least} and {most}; most checkpoints make 2 and more", self.layers);
+            return Err(PipelineError::invalid("layers", reason));
         }
         if self.auto_layers && self.layers != DEFAULT_LAYERS {
             let reason =

@@ -148,8 +148,8 @@ pub struct DecomposeParams {
     pub resolution: Option<u32> = DecomposeOptions::default().resolution,
     /// Rescale the guided prediction of each token to the norm of the unguided one.
     pub cfg_normalize: bool = DecomposeOptions::default().cfg_normalize,
-    /// The size of the layers: `source`, the picture's, so that their composite is exactly that picture, or `model`, what
-    /// the model made. Absent: `source` for pictures that are larger than the model's, or of another shape.
+    /// The size of the layers: `source`, the picture's, so that their composite is exactly that picture, or `model`,
+    /// what the model made. Absent: `source` for pictures that are larger than the model's, or of another shape.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output_size: Option<OutputSize> = None,
     /// Marks the result with `"quality": "low"` if the composite of the layers, as the model made them or as they are

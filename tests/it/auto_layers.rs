@@ -76,7 +76,7 @@ fn a_control_checkpoint_lifts_the_part_that_the_prompt_names() {
     let plain = copy(&place, "plain", &settings);
     let one = copy(&place, "one", &json!({ "resolutions": [128], "min_layers": 1 }));
     for (model, more, wanted) in [
-        (&control, &["0"][..], "params.prompt: names no part"),
+        (&control, &["0"][..], "--prompt: names no part"),
         (&control, &["2", "--prompt", "x"], "ask for 0 layers, and name the part in the prompt"),
         (&control, &["auto", "--prompt", "x"], "ask for 0 layers"),
         (&plain, &["0", "--prompt", "x"], "--layers: 0 lifts one part out of the picture, for which this checkpoint"),

@@ -81,11 +81,12 @@ impl QwenImagePipeline {
         options.check()?;
         let layered_files = options.weight_options(PipelineKind::Layered);
         let edit_files = options.weight_options(PipelineKind::EditPlus);
+        let device_options = options.device_options();
         let edit_model = match options.edit_model {
             Some(model) => model,
             None => ModelRef::parse(Small::Edit.full_model())?,
         };
-        let cache = ModelCache::new(options.device_options(), options.hub, options.conditioning);
+        let cache = ModelCache::new(device_options, options.hub, options.conditioning);
         let layered = cache.key(PipelineKind::Layered, &model, layered_files);
         let edit_plus = cache.key(PipelineKind::EditPlus, &edit_model, edit_files);
         let PipelineOptions { loras, edit_loras, .. } = options;

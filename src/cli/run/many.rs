@@ -157,7 +157,7 @@ impl BatchRun<'_> {
                         output::error(&format!(
                             "{}: {} ({})",
                             picture.shown,
-                            failure_in_words_of_flags(error),
+                            failure_in_words_of_flags(&error),
                             error.code
                         ))
                     });

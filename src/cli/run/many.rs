@@ -159,7 +159,7 @@ impl BatchRun<'_> {
                             picture.shown,
                             failure_in_words_of_flags(&error),
                             error.code
-                        ))
+                        ));
                     });
                     let others_fail_too = concerns_all(&error.code) || self.app.worker.broken.is_cancelled();
                     report.failures.push((picture.shown.clone(), error.clone()));

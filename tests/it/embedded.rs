@@ -230,7 +230,9 @@ fn a_result_that_is_given_out_again_names_what_differs() {
     let place = TestDir::new();
     let (model, other) = (checkpoint("layered"), place.text("other"));
     fs::create_dir(&other).unwrap();
-    fs::copy(format!("{model}/model_index.json"), format!("{other}/model_index.json")).unwrap();
+    for file in ["model_index.json", "acetate.json"] {
+        fs::copy(format!("{model}/{file}"), format!("{other}/{file}")).unwrap();
+    }
     let run = |model: &str, out: &str| {
         let picture = golden("pictures/boat.png");
         let args = ["run", "decompose", &picture, "--id", ID, "--model", model, "--out", out];

@@ -144,7 +144,7 @@ fn the_edits_of_a_workflow_stay_in_their_mask_or_region() {
     assert_eq!(results(&["--mask", &mask]), by_region);
     assert!(place.manifest("out")["request"]["input"]["mask"].as_str().unwrap().ends_with("/mask.png"));
     for (more, wanted) in [
-        (&["--region", "100,100,60,20"][..], "params.edits[0].region: [100, 100, 60, 20] reaches to 160, 120"),
+        (&["--region", "100,100,60,20"][..], "--region: [100, 100, 60, 20] reaches to 160, 120"),
         (&["--feather", "3"], "--feather: is the soft edge of a mask"),
         (&["--mask", &mask, "--keep-rest", "auto"], "--keep-rest: finds what changed without a mask"),
         (&["--mask", &mask, "--region", "1,2,3,4"], "cannot be used with"),
@@ -164,8 +164,8 @@ fn masks_that_cannot_be_used_say_why_before_a_model_is_loaded() {
     let size = (150, 150);
     let black = mask_picture(&place, "black.png", size, |_, _| false);
     let mask = mask_picture(&place, "mask.png", size, inside);
-    failed(&place, &badge, &["--mask", &black], "input.mask: is black everywhere");
-    let outside = "params.region: [100, 100, 60, 20] reaches to 160, 120, outside the picture, which is 150x150";
+    failed(&place, &badge, &["--mask", &black], "--mask: is black everywhere");
+    let outside = "--region: [100, 100, 60, 20] reaches to 160, 120, outside the picture, which is 150x150";
     failed(&place, &badge, &["--region", "100,100,60,20"], outside);
     failed(&place, &badge, &["--region", "1,2,0,4"], "--region: is empty");
     failed(&place, &badge, &["--region", "1,2,3"], "write X,Y,WIDTH,HEIGHT");

@@ -71,7 +71,7 @@ fn a_layer_is_taken_apart_and_takes_its_place_in_exports() {
         assert_eq!(place.manifest("deep")["from"]["depth"], depth);
     }
     let ran = decompose(&place, &format!("job:{last}:2"), "deeper");
-    let wanted = format!("input: layer 2 of job {last} is the result of 4 decomposes of layers, which is the most");
+    let wanted = format!("IMAGE: layer 2 of job {last} is the result of 4 decomposes of layers, which is the most");
     assert!(ran.code == Some(1) && ran.stderr.contains(&wanted), "{ran:?}");
 
     let ran = place.run(&["jobs", "delete", &whole]);

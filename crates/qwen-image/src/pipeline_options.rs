@@ -10,8 +10,9 @@ use crate::{
     pipeline::PipelineKind,
 };
 
-/// The options of a pipeline.
-#[derive(Debug, Clone)]
+/// The options of a pipeline. By default, it computes on the CPU in float32 with all free memory, and uses Hugging
+/// Face's cache in the home folder.
+#[derive(Debug, Clone, Default)]
 pub struct PipelineOptions {
     /// The model for edits. None: the full Qwen-Image-Edit-2509, downloaded on first use.
     pub edit_model: Option<ModelRef>,
@@ -49,30 +50,6 @@ pub struct PipelineOptions {
     pub edit_loras: Vec<Lora>,
     /// Where checkpoints and LoRAs are downloaded from, and where they are cached.
     pub hub: HubConfig,
-}
-
-impl Default for PipelineOptions {
-    /// The CPU in float32, and Hugging Face's cache in the home folder.
-    fn default() -> Self {
-        Self {
-            edit_model: None,
-            load_edit_model: false,
-            transformer: None,
-            edit_transformer: None,
-            text_encoder: None,
-            text_encoder_fp8: false,
-            device: DeviceChoice::default(),
-            dtype: None,
-            cpu_offload: CpuOffload::default(),
-            cfg_parallel_device: None,
-            vram_budget: None,
-            memory_budget: None,
-            conditioning: Conditioning::default(),
-            loras: Vec::new(),
-            edit_loras: Vec::new(),
-            hub: HubConfig::default(),
-        }
-    }
 }
 
 impl PipelineOptions {

@@ -62,18 +62,3 @@ impl DeviceOptions {
         self.memory_budget.unwrap_or_else(host_memory::available_memory)
     }
 }
-
-impl Default for DeviceOptions {
-    /// Those of the default pipeline options.
-    fn default() -> Self {
-        let device = DeviceChoice::default();
-        Self {
-            device,
-            cfg_parallel_device: None,
-            dtype: device.default_dtype(),
-            cpu_offload: CpuOffload::default(),
-            vram_budget: None,
-            memory_budget: None,
-        }
-    }
-}

@@ -9,7 +9,7 @@ use super::{
     open_devices::negative_branch,
 };
 use crate::{
-    Error,
+    Error, PipelineOptions,
     models::{PartSize, Sizes, WeightOptions},
     pipeline::{self, PipelineKind},
 };
@@ -77,7 +77,7 @@ const WIDEST: u64 = 3072 * 12_288;
 impl PublishedForm {
     /// On a GPU with `vram` bytes and a host with `host` bytes of free memory.
     pub fn on_card(&self, vram: u64, host: u64) -> WhatIf {
-        on_cards(self.sizes, vram, host, &DeviceOptions::default())
+        on_cards(self.sizes, vram, host, &PipelineOptions::default().device_options())
     }
 }
 

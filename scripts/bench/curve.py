@@ -34,9 +34,11 @@ MODELS = {"layered": "layered-nano", "edit": "edit-nano"}
 CONVERGED, EXACT = "converged", "euler 50"
 
 
-def point(sampler: str, steps: int, cache: int = 0, until: float = 1.0, name: str | None = None) -> dict:
+def point(
+    sampler: str, steps: int, cache: int = 0, until: float = 1.0, name: str | None = None, sigmas: list[float] | None = None
+) -> dict:
     label = f"{sampler} {steps}" + (f", cache {cache}" if cache else "") + (f", guidance until {until:g}" if until < 1 else "")
-    return {"name": name or label, "sampler": sampler, "steps": steps, "step_cache": cache, "cfg_until": until}
+    return {"name": name or label, "sampler": sampler, "steps": steps, "sigmas": sigmas, "step_cache": cache, "cfg_until": until}
 
 
 POINTS = [
@@ -58,6 +60,7 @@ def main() -> None:
     parser.add_argument("--only", choices=list(MODELS))
     parser.add_argument("--program", type=Path, default=HERE.parents[1] / "target/release/examples/sampling_curve")
     parser.add_argument("--models", type=Path, default=HERE.parents[1] / "models")
+    parser.add_argument("--points", type=Path, help="a JSON list of points to measure beside the converged solution and Euler 50, instead of the usual ones")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path, help="only draw what --json wrote")
     parser.add_argument("measured", type=Path, nargs="*")
@@ -65,6 +68,8 @@ def main() -> None:
     if chosen.plot:
         plot({kind: rows_ for file in chosen.measured for kind, rows_ in json.loads(file.read_text()).items()}, chosen.plot)
         return
+    if chosen.points:
+        POINTS[:] = [*POINTS[:2], *(point(**one) for one in json.loads(chosen.points.read_text()))]
     torch.set_num_threads(1)
     found = {}
     with tempfile.TemporaryDirectory() as folder:

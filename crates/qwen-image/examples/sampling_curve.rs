@@ -5,7 +5,7 @@
 //!
 //! CASES is `{"model": DIR, "cases": [{"image": FILE, "prompt": TEXT, "instruction": TEXT, "layers": N, "seed": N}]}`;
 //! a case with an instruction is an edit. POINTS is a list of
-//! `{"name", "sampler", "steps", "step_cache", "cfg_until"}`; the first is the converged solution. Prints a line of
+//! `{"name", "sampler", "steps" or "sigmas", "step_cache", "cfg_until"}`; the first is the converged solution. Prints a line of
 //! JSON for each case and point, and writes the pictures as `OUT/{point}-{case}.safetensors`.
 
 use std::{collections::HashMap, env, error::Error, fs, path::Path};
@@ -40,7 +40,9 @@ struct Case {
 struct Point {
     name: String,
     sampler: String,
+    #[serde(default = "usual_steps")]
     steps: u32,
+    sigmas: Option<Vec<f64>>,
     #[serde(default)]
     step_cache: u32,
     #[serde(default = "all")]
@@ -49,6 +51,10 @@ struct Point {
 
 fn all() -> f64 {
     1.0
+}
+
+fn usual_steps() -> u32 {
+    DecomposeOptions::default().num_inference_steps
 }
 
 enum Pipeline {
@@ -121,6 +127,7 @@ impl Pipeline {
                     layers: case.layers,
                     num_inference_steps: steps,
                     sampler,
+                    sigmas: point.sigmas.clone(),
                     step_cache,
                     cfg_until,
                     ..DecomposeOptions::default()
@@ -134,6 +141,7 @@ impl Pipeline {
                     output_size: OutputSize::Model,
                     num_inference_steps: steps,
                     sampler,
+                    sigmas: point.sigmas.clone(),
                     step_cache,
                     cfg_until,
                     ..EditOptions::default()

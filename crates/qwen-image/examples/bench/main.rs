@@ -53,6 +53,9 @@ struct Args {
     /// Sampler, steps and guidance of whole pipelines: exact, balanced, fast or lightning; `--steps` has no effect then
     #[arg(long, value_parser = str::parse::<Preset>)]
     preset: Option<Preset>,
+    /// Run whole pipelines (`--parts decompose` or `edit`) with each preset, for pictures an hour
+    #[arg(long, conflicts_with = "preset")]
+    plan: bool,
     /// The memory that whole pipelines may take on the GPU, in GiB
     #[arg(long, value_name = "GIB")]
     vram_budget: Option<u64>,
@@ -85,6 +88,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         },
         loras: args.loras,
         preset: args.preset,
+        plan: args.plan,
         vram_budget: args.vram_budget.map(|gib| gib << 30),
         tensors: args.tensors.zip(args.out).map(|(given, out)| Tensors { given, out }),
     };
@@ -107,8 +111,12 @@ fn text(line: &BenchLine) -> String {
     if let Some(peak) = line.peak_bytes {
         text += &format!("  peak {:.2} GiB", peak as f64 / f64::from(1 << 30));
     }
+    if !line.stages.is_empty() {
+        text += &format!("  {:.0} an hour", 3_600_000.0 / line.milliseconds);
+    }
     for stage in &line.stages {
-        text += &format!("\n    {}: {:.3} s", stage.stage, stage.seconds);
+        let share = 100_000.0 * stage.seconds / line.milliseconds;
+        text += &format!("\n    {}: {:.3} s, {share:.0} %", stage.stage, stage.seconds);
     }
     text
 }

@@ -41,6 +41,8 @@ pub struct BenchConfig {
     pub loras: Vec<PathBuf>,
     /// Replaces `steps`.
     pub preset: Option<Preset>,
+    /// Whole pipelines run with each preset.
+    pub plan: bool,
     /// The memory of whole pipelines on the GPU, in bytes. None: all that is free.
     pub vram_budget: Option<u64>,
     /// The tensors for [`BenchPart::Forward`].

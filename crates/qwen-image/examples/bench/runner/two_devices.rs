@@ -19,7 +19,7 @@ impl Bench<'_> {
     /// The layered pipeline at 640, 4 layers, with the branches of guidance on one device, then on two.
     pub(super) fn guidance(&mut self) -> Result<(), Failed> {
         let second = self.second_device("guidance")?;
-        let (scene, options) = (scene(), self.sampling());
+        let (scene, options) = (scene(), self.sampling(self.config.preset));
         let mut pictures = None;
         for (name, cfg_parallel_device) in [("serial", None), ("parallel", Some(second))] {
             nn::free_unused(&self.device)?;
@@ -48,7 +48,7 @@ impl Bench<'_> {
     /// Queued jobs of the layered pipeline at 640, 4 layers; a device takes the next one when it is free.
     pub(super) fn throughput(&mut self) -> Result<(), Failed> {
         let devices = [self.config.device, self.second_device("throughput")?];
-        let (jobs, options) = (self.config.jobs, self.sampling());
+        let (jobs, options) = (self.config.jobs, self.sampling(self.config.preset));
         for count in [1, 2] {
             nn::free_unused(&self.device)?;
             let pipelines: Vec<_> = devices[..count].iter().map(|device| self.options_on(*device)).collect();

@@ -6,8 +6,8 @@ use std::{path::Path, time::Instant};
 
 use super::{Bench, Failed, parts::scene};
 use qwen_image::{
-    Callbacks, DecomposeOptions, EditInputs, EditOptions, Error, Lora, PipelineOptions, QwenImagePipeline, RunRecord,
-    available_memory,
+    Callbacks, DecomposeOptions, EditInputs, EditOptions, Error, Lora, PipelineOptions, Preset, QwenImagePipeline,
+    RunRecord, available_memory,
     hub::{LoraSource, ModelRef},
     nn,
 };
@@ -20,12 +20,15 @@ impl Bench<'_> {
         let mut pipeline =
             QwenImagePipeline::from_pretrained(&self.config.folder.display().to_string(), self.options())?;
         self.once("load: layered pipeline", start, &[])?;
-        let options = self.sampling();
-        let (scene, steps) = (scene(), options.num_inference_steps);
-        self.jobs("layered job", &format!("640, 4 layers, {steps} steps"), before, |loras, callbacks| {
-            let options = DecomposeOptions { loras: Some(loras), ..options.clone() };
-            pipeline.decompose_with(&scene, &options, callbacks).map(|(_, used)| used)
-        })
+        let scene = scene();
+        for preset in self.presets() {
+            let options = self.sampling(preset);
+            self.jobs("layered job", &shape("640, 4 layers", preset, &options), before, |loras, callbacks| {
+                let options = DecomposeOptions { loras: Some(loras), ..options.clone() };
+                pipeline.decompose_with(&scene, &options, callbacks).map(|(_, used)| used)
+            })?;
+        }
+        Ok(())
     }
 
     /// The whole edit pipeline at 1024, one reference.
@@ -36,25 +39,36 @@ impl Bench<'_> {
         let mut pipeline = QwenImagePipeline::lazy(model, self.options())?;
         pipeline.load_edit_model()?;
         self.once("load: edit pipeline", start, &[])?;
-        let DecomposeOptions { sampler, num_inference_steps, cfg_scale, sigmas, seed, .. } = self.sampling();
-        let options = EditOptions { sampler, num_inference_steps, cfg_scale, sigmas, seed, ..EditOptions::default() };
-        let (scene, steps) = (scene(), options.num_inference_steps);
+        let scene = scene();
         let inputs = EditInputs { image: &scene, references: &[], mask: None };
-        self.jobs("edit job", &format!("1024, one reference, {steps} steps"), before, |loras, callbacks| {
-            let options = EditOptions { loras: Some(loras), ..options.clone() };
-            pipeline.edit_with(inputs, "make the kite blue", &options, callbacks).map(|(_, used)| used)
-        })
+        for preset in self.presets() {
+            let sampling = self.sampling(preset);
+            let shape = shape("1024, one reference", preset, &sampling);
+            let DecomposeOptions { sampler, num_inference_steps, cfg_scale, sigmas, seed, .. } = sampling;
+            let options =
+                EditOptions { sampler, num_inference_steps, cfg_scale, sigmas, seed, ..EditOptions::default() };
+            self.jobs("edit job", &shape, before, |loras, callbacks| {
+                let options = EditOptions { loras: Some(loras), ..options.clone() };
+                pipeline.edit_with(inputs, "make the kite blue", &options, callbacks).map(|(_, used)| used)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Those that whole pipelines run with.
+    fn presets(&self) -> Vec<Option<Preset>> {
+        if self.config.plan { Preset::ALL.map(Some).to_vec() } else { vec![self.config.preset] }
     }
 
     /// The preset's steps, or as many as are asked for.
-    pub(super) fn sampling(&self) -> DecomposeOptions {
+    pub(super) fn sampling(&self, preset: Option<Preset>) -> DecomposeOptions {
         let options = DecomposeOptions {
             prompt: "a red kite over the hills".to_owned(),
             num_inference_steps: self.config.steps,
             seed: Some(1),
             ..DecomposeOptions::default()
         };
-        let Some(preset) = self.config.preset else { return options };
+        let Some(preset) = preset else { return options };
         let values = preset.values();
         DecomposeOptions {
             sampler: Some(values.sampler),
@@ -111,4 +125,9 @@ impl Bench<'_> {
         }
         Ok(())
     }
+}
+
+fn shape(of: &str, preset: Option<Preset>, options: &DecomposeOptions) -> String {
+    let steps = options.num_inference_steps;
+    preset.map_or_else(|| format!("{of}, {steps} steps"), |preset| format!("{of}, {}, {steps} steps", preset.as_str()))
 }

@@ -53,6 +53,8 @@ pub mod source_size;
 mod threads;
 
 pub use auto_layers::auto_layers;
+/// Callbacks get tensors of this version.
+pub use candle_core;
 pub use error::Error;
 pub use hub::Lora;
 pub use identity::ModelIdentity;

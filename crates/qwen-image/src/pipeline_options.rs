@@ -7,7 +7,7 @@ use crate::{
     hub::{HubConfig, Lora, ModelRef},
     model_cache::{self, DeviceOptions},
     models::WeightOptions,
-    pipeline::PipelineKind,
+    pipeline::{PipelineKind, check_loras},
 };
 
 /// The options of a pipeline. By default, it computes on the CPU in float32 with all free memory, and uses Hugging
@@ -58,7 +58,10 @@ impl PipelineOptions {
     /// # Errors
     /// [`Error::Invalid`] with the first field that contradicts another one.
     pub fn check(&self) -> Result<(), Error> {
-        self.device_options().check()
+        self.device_options().check()?;
+        let loras = [("loras", &self.loras), ("edit_loras", &self.edit_loras)];
+        let checked = loras.into_iter().try_for_each(|(field, loras)| check_loras(field, loras));
+        checked.map_err(|source| Error::pipeline("", "", "", source))
     }
 
     /// How a checkpoint would be placed on the device now, in words; empty for a CPU.

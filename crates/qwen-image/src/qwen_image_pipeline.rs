@@ -9,7 +9,7 @@ use crate::{
     hub::{Lora, ModelRef, Small},
     image_processor,
     model_cache::{LoadedModel, LoadedPipeline, ModelCache, Slot, SlotKey},
-    pipeline::{EditInputs, PipelineError, PipelineKind, check_instruction, lightning_lora},
+    pipeline::{EditInputs, PipelineError, PipelineKind, check_shape, lightning_lora},
 };
 
 /// The models, device and notes of a call.
@@ -114,7 +114,7 @@ impl QwenImagePipeline {
         options: &DecomposeOptions,
         callbacks: &mut Callbacks<'_>,
     ) -> Result<(DecomposeOutput, RunRecord), Error> {
-        checked(options.check())?;
+        checked(options.check().and_then(|()| check_shape(image)))?;
         let seed = options.seed.map_or_else(random_seed, Ok)?;
         let wanted = self.wanted(PipelineKind::Layered, options.loras.as_deref(), options.lightning);
         self.call(&wanted, callbacks, |pipeline, callbacks| match pipeline {
@@ -137,7 +137,7 @@ impl QwenImagePipeline {
         callbacks: &mut Callbacks<'_>,
         mut each: impl FnMut(DecomposeOutput) -> ControlFlow<()>,
     ) -> Result<RunRecord, Error> {
-        checked(options.check())?;
+        checked(options.check().and_then(|()| check_shape(image)))?;
         let wanted = self.wanted(PipelineKind::Layered, options.loras.as_deref(), options.lightning);
         // A call that is repeated because the memory was full goes on after what it made.
         let mut made = 0;
@@ -183,7 +183,7 @@ impl QwenImagePipeline {
         options: &EditOptions,
         callbacks: &mut Callbacks<'_>,
     ) -> Result<(EditOutput, RunRecord), Error> {
-        checked(options.check().and_then(|()| check_instruction(instruction)))?;
+        checked(inputs.check(instruction, options).map(drop))?;
         let seed = options.seed.map_or_else(random_seed, Ok)?;
         let wanted = self.wanted(PipelineKind::EditPlus, options.loras.as_deref(), options.lightning);
         self.call(&wanted, callbacks, |pipeline, callbacks| match pipeline {
@@ -205,7 +205,7 @@ impl QwenImagePipeline {
         callbacks: &mut Callbacks<'_>,
         mut each: impl FnMut(EditOutput) -> ControlFlow<()>,
     ) -> Result<RunRecord, Error> {
-        checked(options.check().and_then(|()| check_instruction(instruction)))?;
+        checked(inputs.check(instruction, options).map(drop))?;
         let wanted = self.wanted(PipelineKind::EditPlus, options.loras.as_deref(), options.lightning);
         let mut made = 0;
         let run = |pipeline: &LoadedPipeline, callbacks: &mut Callbacks<'_>| match pipeline {

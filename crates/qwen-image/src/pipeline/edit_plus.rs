@@ -10,6 +10,7 @@ use super::{
     components::{Components, LoadOptions},
     constants::PipelineKind,
     denoise::Denoise,
+    edit_inputs::EditInputs,
     error::{PipelineError, Result},
     finish::{Finished, finish},
     guidance::Guidance,
@@ -17,18 +18,15 @@ use super::{
     image_tensor,
     image_tensor::ImageSize,
     latents,
-    options::{AlphaMode, EditInputs, EditOptions, EditOutput, check_instruction},
+    options::{AlphaMode, EditOptions, EditOutput},
     prompt,
     sampling::{SamplingOptions, SamplingRecord},
     seeds::{check_seeds, only_one},
 };
 use crate::{
-    image_processor::{self, GROUNDS, Mask, MaskCoverage},
+    image_processor::{self, GROUNDS, Mask},
     models::{LoadContext, LoadResult, text_encoder::Prompt, vae::Vae},
 };
-
-/// The maximum number of pictures in addition to the edited one.
-pub const MOST_REFERENCES: usize = 2;
 
 /// diffusers' `QwenImageEditPlusPipeline`: edits a picture by an instruction.
 pub struct QwenImageEditPlusPipeline(Components);
@@ -100,15 +98,7 @@ impl QwenImageEditPlusPipeline {
         each: &mut dyn FnMut(EditOutput) -> ControlFlow<()>,
     ) -> Result<()> {
         check_seeds(seeds)?;
-        options.check()?;
-        check_instruction(instruction)?;
-        let references = inputs.references.len();
-        if references > MOST_REFERENCES {
-            let reason = format!("{references} references were given; the model reads at most {MOST_REFERENCES}");
-            return Err(PipelineError::invalid("references", reason));
-        }
-        inputs.numbered().try_for_each(image_tensor::check_shape)?;
-        let mask = checked_mask(&inputs, options)?;
+        let mask = inputs.check(instruction, options)?;
         let mut pictures: Vec<_> = inputs.references.iter().map(image_processor::rgb_of).collect();
         let (given, notes) = given(inputs.image, options.alpha);
         // For each seed, its pictures over each ground, and how they were sampled.
@@ -251,23 +241,5 @@ fn given(image: &RgbaImage, alpha: AlphaMode) -> (Vec<RgbImage>, Vec<String>) {
             (vec![image_processor::rgb_of(image)], vec![note.to_owned()])
         }
         AlphaMode::Grow => (GROUNDS.map(|ground| image_processor::over_ground(image, ground)).to_vec(), Vec::new()),
-    }
-}
-
-/// The mask, unless it lets everything change.
-fn checked_mask<'a>(inputs: &EditInputs<'a>, options: &EditOptions) -> Result<Option<&'a Mask>> {
-    let Some(mask) = inputs.mask else { return Ok(None) };
-    let invalid = |field, reason: String| Err(PipelineError::invalid(field, reason));
-    if options.keep_rest {
-        return invalid("keep_rest", "finds what changed without a mask; give a mask, or this".to_owned());
-    }
-    let ((width, height), (wanted_width, wanted_height)) = (mask.dimensions(), inputs.image.dimensions());
-    if (width, height) != (wanted_width, wanted_height) {
-        return invalid("mask", format!("is {width}x{height}, but the picture is {wanted_width}x{wanted_height}"));
-    }
-    match mask.coverage() {
-        MaskCoverage::Empty => invalid("mask", "is black everywhere, so that nothing may change".to_owned()),
-        MaskCoverage::Part => Ok(Some(mask)),
-        MaskCoverage::Full => Ok(None),
     }
 }

@@ -9,6 +9,7 @@ mod cfg_parallel;
 mod components;
 mod constants;
 mod denoise;
+mod edit_inputs;
 mod edit_plus;
 mod error;
 mod finish;
@@ -35,17 +36,19 @@ pub(crate) use components::overlays;
 pub use components::{Components, LoadOptions};
 pub use constants::{Conditioning, Constants, PipelineKind};
 pub use denoise::Denoise;
+pub use edit_inputs::EditInputs;
 pub use edit_plus::QwenImageEditPlusPipeline;
 pub use error::PipelineError;
 pub use guidance::{BranchOrder, Guidance};
 pub use held::HeldLatents;
+pub(crate) use image_tensor::check_shape;
 pub use layered::QwenImageLayeredPipeline;
 pub(crate) use lightning::lightning_lora;
 pub use noise::randn;
-pub(crate) use options::check_instruction;
+pub(crate) use options::check_loras;
 pub use options::{
-    AlphaMode, CFG_SCALE, CFG_UNTIL, Caption, DecomposeOptions, DecomposeOutput, DriftRecord, EditInputs, EditOptions,
-    EditOutput, FEATHER, LAYERS, NUM_INFERENCE_STEPS, OutputSize, RESOLUTION, RESOLUTION_STEP, STEP_CACHE,
+    AlphaMode, CFG_SCALE, CFG_UNTIL, Caption, DecomposeOptions, DecomposeOutput, DriftRecord, EditOptions, EditOutput,
+    FEATHER, LAYERS, NUM_INFERENCE_STEPS, OutputSize, RESOLUTION, RESOLUTION_STEP, STEP_CACHE,
 };
 pub use placement::{ComponentPlacement, DeviceMap};
 pub use preset::{LIGHTNING_STEPS, Preset, PresetValues};

@@ -9,10 +9,7 @@ use super::{
     sampler::Sampler,
     sampling::{SamplingOptions, SamplingRecord},
 };
-use crate::{
-    hub::{LORA_STRENGTH, Lora},
-    image_processor::Mask,
-};
+use crate::hub::{LORA_STRENGTH, Lora};
 
 /// The number of layers that a decompose may request; most checkpoints are trained for 2 and more, and 0 is for those
 /// that lift one part out of the picture.
@@ -130,7 +127,7 @@ impl DecomposeOptions {
             );
             return Err(PipelineError::invalid("resolution", reason));
         }
-        check_loras(self.loras.as_deref())?;
+        check_loras("loras", self.loras.as_deref().unwrap_or_default())?;
         check_lightning(self.lightning, self.num_inference_steps)?;
         SamplingOptions::from(self).check()
     }
@@ -146,12 +143,13 @@ fn check_lightning(lightning: Option<u32>, steps: u32) -> Result<()> {
     }
 }
 
-fn check_loras(loras: Option<&[Lora]>) -> Result<()> {
-    let wrong = loras.into_iter().flatten().find(|lora| !LORA_STRENGTH.contains(&lora.strength));
+/// Checks the strengths of the LoRAs in a field.
+pub(crate) fn check_loras(field: &'static str, loras: &[Lora]) -> Result<()> {
+    let wrong = loras.iter().find(|lora| !LORA_STRENGTH.contains(&lora.strength));
     wrong.map_or(Ok(()), |Lora { source, strength }| {
         let (least, most) = LORA_STRENGTH.into_inner();
         let reason = format!("{source}: the strength {strength} is not a number from {least} to {most}");
-        Err(PipelineError::invalid("loras", reason))
+        Err(PipelineError::invalid(field, reason))
     })
 }
 
@@ -264,35 +262,9 @@ impl EditOptions {
             let (least, most) = FEATHER.into_inner();
             return Err(PipelineError::invalid("feather", format!("{feather} is not between {least} and {most}")));
         }
-        check_loras(self.loras.as_deref())?;
+        check_loras("loras", self.loras.as_deref().unwrap_or_default())?;
         check_lightning(self.lightning, self.num_inference_steps)?;
         SamplingOptions::from(self).check()
-    }
-}
-
-/// An edit needs words.
-pub(crate) fn check_instruction(instruction: &str) -> Result<()> {
-    match instruction.trim().is_empty() {
-        true => Err(PipelineError::invalid("instruction", "is empty; say what to change")),
-        false => Ok(()),
-    }
-}
-
-/// The pictures of an edit.
-#[derive(Debug, Clone, Copy)]
-pub struct EditInputs<'a> {
-    /// The picture to edit; the output has its aspect ratio.
-    pub image: &'a RgbaImage,
-    /// Up to two that the instruction may refer to. They are numbered before the edited one: "Picture 1", "Picture 2".
-    pub references: &'a [RgbaImage],
-    /// Where the picture may change, of its size. None, or white everywhere: everything.
-    pub mask: Option<&'a Mask>,
-}
-
-impl<'a> EditInputs<'a> {
-    /// All pictures in the order of the model's numbering.
-    pub(crate) fn numbered(&self) -> impl Iterator<Item = &'a RgbaImage> + use<'a> {
-        self.references.iter().chain(std::iter::once(self.image))
     }
 }
 

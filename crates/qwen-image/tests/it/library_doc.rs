@@ -14,16 +14,20 @@ use std::{
 };
 
 use qwen_image::{
-    AlphaMode, Callbacks, Conditioning, DecomposeOptions, EditInputs, EditOptions, Error, ImageProcessorBackend, Lora,
-    TextPositions,
+    AlphaMode, Callbacks, CpuOffload, DecomposeOptions, DeviceChoice, EditOptions, Error, PipelineOptions,
+    QwenImagePipeline, hub::ModelRef,
 };
+use qwen_image::{Conditioning, EditInputs, ImageProcessorBackend, Lora, TextPositions};
 
 fn load() -> Result<(), Box<dyn StdError>> {
-    use qwen_image::{CpuOffload, DeviceChoice, PipelineOptions, QwenImagePipeline};
-
     let mut pipe = QwenImagePipeline::from_pretrained(
         "/path/to/Qwen_Qwen-Image-Layered",
-        PipelineOptions { device: DeviceChoice::Cuda(0), cpu_offload: CpuOffload::Auto, ..PipelineOptions::default() },
+        PipelineOptions {
+            device: DeviceChoice::Cuda(0),
+            cpu_offload: CpuOffload::Auto,
+            edit_model: Some(ModelRef::parse("/path/to/Qwen_Qwen-Image-Edit-2509")?),
+            ..PipelineOptions::default()
+        },
     )?;
 
     let options = PipelineOptions {

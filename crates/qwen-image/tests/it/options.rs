@@ -2,19 +2,29 @@
 
 #![allow(clippy::result_large_err, reason = "an error is made once in a call that takes seconds")]
 
-use std::fs;
+use std::{fs, ops::ControlFlow};
 
-use ::image::RgbaImage;
+use ::image::{GrayImage, RgbaImage};
 use qwen_image::{
-    ComputeDType, CpuOffload, DecomposeOptions, DeviceChoice, EditOptions, Error, PipelineOptions, QwenImagePipeline,
-    hub::ModelRef, models::ModelError,
+    Callbacks, ComputeDType, CpuOffload, DecomposeOptions, DeviceChoice, EditInputs, EditOptions, Error, Lora,
+    PipelineOptions, QwenImagePipeline,
+    hub::{LoraSource, ModelRef},
+    image_processor::Mask,
+    models::ModelError,
 };
 
 use super::parity::bars::golden;
 
 fn lazy(options: PipelineOptions) -> Result<QwenImagePipeline, Error> {
-    let edit_model = Some(ModelRef::Folder(golden("checkpoints/edit")));
-    QwenImagePipeline::lazy(ModelRef::Folder(golden("checkpoints/layered")), PipelineOptions { edit_model, ..options })
+    lazy_with(PipelineOptions { edit_model: Some(ModelRef::Folder(golden("checkpoints/edit"))), ..options })
+}
+
+fn lazy_with(options: PipelineOptions) -> Result<QwenImagePipeline, Error> {
+    QwenImagePipeline::lazy(ModelRef::Folder(golden("checkpoints/layered")), options)
+}
+
+fn too_strong() -> Lora {
+    Lora { strength: f64::NAN, ..Lora::new(LoraSource::File("style.safetensors".into())) }
 }
 
 #[track_caller]
@@ -34,6 +44,8 @@ fn options_that_contradict_each_other_are_refused_before_anything_is_loaded() {
         (PipelineOptions { dtype: Some(ComputeDType::Bf16), ..defaults() }, "dtype"),
         (PipelineOptions { vram_budget: Some(1 << 30), ..defaults() }, "vram_budget"),
         (PipelineOptions { cpu_offload: CpuOffload::Sequential, ..defaults() }, "cpu_offload"),
+        (PipelineOptions { loras: vec![too_strong()], ..defaults() }, "loras"),
+        (PipelineOptions { edit_loras: vec![too_strong()], ..defaults() }, "edit_loras"),
     ] {
         assert_invalid(lazy(options), field);
     }
@@ -81,6 +93,39 @@ fn options_of_a_call_that_are_out_of_bounds_name_the_field() {
         QwenImagePipeline::lazy(ModelRef::parse("no/such-model").unwrap(), PipelineOptions::default()).unwrap();
     let options = DecomposeOptions { cfg_scale: f64::NAN, ..DecomposeOptions::default() };
     assert_invalid(nothing.decompose(&picture, options), "cfg_scale");
+    assert_invalid(nothing.decompose(&RgbaImage::new(3000, 1), DecomposeOptions::default()), "image");
+}
+
+#[test]
+fn pictures_and_options_of_an_edit_are_checked_against_each_other_before_the_model_is_found() {
+    let options = PipelineOptions { edit_model: ModelRef::parse("no/such-model").ok(), ..PipelineOptions::default() };
+    let mut nothing = lazy_with(options).unwrap();
+    let (image, long) = (RgbaImage::new(32, 32), RgbaImage::new(3000, 1));
+    let whole = Mask::from_region((32, 32), [0, 0, 32, 32]);
+    let (small, part) = (Mask::from_region((16, 16), [0, 0, 8, 8]), Mask::from_region((32, 32), [0, 0, 8, 8]));
+    let none = Mask::new(GrayImage::new(32, 32));
+    let defaults = EditOptions::default;
+    let many = [image.clone(), image.clone(), image.clone()];
+    for (references, mask, options, field) in [
+        (&many[..], None, defaults(), "references"),
+        (&[long][..], None, defaults(), "image"),
+        (&[], Some(&small), defaults(), "mask"),
+        (&[], Some(&none), defaults(), "mask"),
+        (&[], Some(&part), EditOptions { keep_rest: true, ..defaults() }, "keep_rest"),
+        (&[], None, EditOptions { feather: Some(3), ..defaults() }, "feather"),
+    ] {
+        let inputs = EditInputs { image: &image, references, mask };
+        let edited = nothing.edit_with(inputs, "Make it blue.", &options, &mut Callbacks::default());
+        assert_invalid(edited.map(drop), field);
+        let seeds = nothing.edit_seeds(inputs, "Make it blue.", &options, &[1], &mut Callbacks::default(), |_| {
+            ControlFlow::Continue(())
+        });
+        assert_invalid(seeds.map(drop), field);
+    }
+    let inputs = EditInputs { image: &image, references: &[], mask: Some(&whole) };
+    let right = EditOptions { feather: Some(3), ..defaults() };
+    let found = nothing.edit_with(inputs, "Make it blue.", &right, &mut Callbacks::default());
+    assert!(matches!(found, Err(Error::Hub(_))), "the model is looked for");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Why a server or worker does not start, or ends unexpectedly.
 
 use crate::{
+    config::LoadedConfig,
     job::{ErrorClass, JobError},
     worker::Unusable,
 };
@@ -12,7 +13,7 @@ pub enum StartError {
     Stopped,
     /// A setting that the process cannot start with.
     #[error("{setting}: {reason}")]
-    Setting { setting: &'static str, reason: String },
+    Setting { setting: String, reason: String },
     /// A part that cannot be built, or did not respond in time.
     #[error(transparent)]
     Part(JobError),
@@ -27,7 +28,17 @@ pub enum StartError {
 
 impl StartError {
     pub(super) fn setting(setting: &'static str, reason: impl Into<String>) -> Self {
-        Self::Setting { setting, reason: reason.into() }
+        Self::Setting { setting: setting.to_owned(), reason: reason.into() }
+    }
+
+    /// Names the flag, or the file or variable, that the setting is from.
+    #[must_use]
+    pub fn with_origin(self, loaded: &LoadedConfig) -> Self {
+        match self {
+            Self::Setting { setting, reason } => Self::Setting { setting: loaded.name_of(&setting), reason },
+            Self::Part(error) => Self::Part(loaded.with_origin(error)),
+            Self::Stopped | Self::Metrics(_) | Self::Unusable(_) | Self::Server(_) => self,
+        }
     }
 
     /// Whether a setting has to be changed before it can start.

@@ -69,7 +69,7 @@ async fn bind(loaded: &LoadedConfig) -> Result<Option<Server>, StartError> {
     if bind.is_empty() {
         return Ok(None);
     }
-    let chosen = loaded.settings.iter().any(|setting| setting.key == "http.bind" && setting.from != "the defaults");
+    let chosen = loaded.chosen("http.bind").is_some();
     match Server::bind(bind, connection_limits(&loaded.config.http)).await {
         Ok(server) => {
             if let Some(address) = server.address() {

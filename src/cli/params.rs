@@ -266,9 +266,9 @@ impl SamplingFlags {
                 LoraSource::parse(&lora.name).map_err(|error| JobError::invalid("--lora", error.to_string()))?;
             if let LoraSource::File(path) = source {
                 // The job's row must name the same file from everywhere.
-                let path = path.canonicalize().map_err(|error| JobError::ModelNotFound {
-                    model: lora.name.clone(),
-                    reason: format!("there is no such LoRA ({error}); give a .safetensors file, or ORG/NAME:FILE"),
+                let path = path.canonicalize().map_err(|error| {
+                    let reason = format!("{}: {error}; give a .safetensors file, or ORG/NAME:FILE", lora.name);
+                    JobError::invalid("--lora", reason)
                 })?;
                 lora.name = path.display().to_string();
             }

@@ -48,7 +48,7 @@ impl ServeArgs {
             match served {
                 // A signal arrived before the server had started.
                 Err(StartError::Stopped) => Ok(()),
-                served => Ok(served?),
+                served => Ok(served.map_err(|error| error.with_origin(&loaded))?),
             }
         })
     }

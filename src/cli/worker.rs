@@ -31,7 +31,7 @@ impl WorkerArgs {
             match worked {
                 // A signal arrived before the worker had started.
                 Err(StartError::Stopped) => Ok(()),
-                worked => Ok(worked?),
+                worked => Ok(worked.map_err(|error| error.with_origin(&loaded))?),
             }
         })
     }

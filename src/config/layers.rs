@@ -19,10 +19,11 @@ use super::{
     telemetry::check_filter,
     tokens, traces,
 };
-use crate::job::TraceContext;
+use crate::job::{JobError, TraceContext};
 use qwen_image::hub::{HubConfig, SmallModelPaths};
 
 const DEFAULTS: &str = include_str!("../../config/default.toml");
+const FROM_DEFAULTS: &str = "the defaults";
 
 /// The sources of settings in addition to the built-in defaults.
 #[derive(Debug, Clone, Default)]
@@ -86,6 +87,31 @@ struct Mistake {
     reason: String,
 }
 
+impl LoadedConfig {
+    /// A setting that a file, a variable or a flag sets; none if it has its default.
+    pub fn chosen(&self, key: &str) -> Option<&Setting> {
+        self.settings.iter().find(|setting| setting.key == key && setting.from != FROM_DEFAULTS)
+    }
+
+    /// The same error, with the flag, file or variable that a refused setting is from.
+    #[must_use]
+    pub fn with_origin(&self, error: JobError) -> JobError {
+        match error {
+            JobError::InvalidRequest { field, reason } => JobError::invalid(self.name_of(&field), reason),
+            error => error,
+        }
+    }
+
+    /// The flag that a setting is from, or else its key, with its file or variable.
+    pub fn name_of(&self, key: &str) -> String {
+        match self.settings.iter().find(|setting| setting.key == key) {
+            Some(setting) if setting.from.starts_with("--") => setting.from.clone(),
+            Some(setting) => format!("{key} (from {})", setting.from),
+            None => key.to_owned(),
+        }
+    }
+}
+
 impl ConfigError {
     pub(super) fn new(place: &str, reason: impl Into<String>) -> Self {
         Self(vec![Mistake { place: place.to_owned(), reason: reason.into() }])
@@ -113,7 +139,7 @@ impl std::error::Error for ConfigError {}
 /// Reads and checks all settings. Reports all mistakes at once.
 pub fn load(sources: &Sources) -> Result<LoadedConfig, ConfigError> {
     let mut figment =
-        Figment::from(NamedProvider { origin: "the defaults".to_owned(), provider: Toml::string(DEFAULTS) });
+        Figment::from(NamedProvider { origin: FROM_DEFAULTS.to_owned(), provider: Toml::string(DEFAULTS) });
 
     let named = sources.profile.clone().or_else(|| sources.environment.get("ACETATE_PROFILE"));
     let profile = named.clone().unwrap_or_else(|| "default".to_owned());

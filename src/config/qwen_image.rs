@@ -92,7 +92,9 @@ impl FromStr for GuidanceMode {
         match text {
             "" | "serial" => Ok(Self::Serial),
             "parallel" => Ok(Self::Parallel),
-            other => Err(format!("`{other}` is not a way to compute guidance; write serial or parallel")),
+            other => Err(format!(
+                "`{other}` is not a way to compute guidance; write serial or parallel (its scale is cfg_scale)"
+            )),
         }
     }
 }

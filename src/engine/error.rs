@@ -11,6 +11,9 @@ use qwen_image::{
 
 use crate::job::{JobError, parameter_of};
 
+/// The library's options that are settings here.
+const OF_THE_PIPELINE: [&str; 6] = ["device", "dtype", "cpu_offload", "vram_budget", "memory_budget", "edit_loras"];
+
 impl From<Error> for JobError {
     fn from(error: Error) -> Self {
         let reason = error.to_string();
@@ -24,8 +27,11 @@ impl From<Error> for JobError {
             Error::Invalid { field, reason } if field == "image" || field == "references" => {
                 Self::invalid("input", reason)
             }
-            // These fields have the same names in a request. All others are parameters.
-            Error::Invalid { field, reason } if field == "device" || field == "model" => Self::invalid(field, reason),
+            Error::Invalid { field, reason } if OF_THE_PIPELINE.contains(&field.as_str()) => {
+                Self::invalid(format!("qwen_image.{field}"), reason)
+            }
+            // It has the same name in a request. All others are parameters.
+            Error::Invalid { field, reason } if field == "model" => Self::invalid(field, reason),
             Error::Invalid { field, reason } => Self::invalid(format!("params.{}", parameter_of(&field)), reason),
             Error::Hub(error) => error.into(),
             Error::Model { model, source } => match source {

@@ -52,7 +52,7 @@ fn a_lora_is_used_and_in_the_manifest() {
 fn what_is_not_a_lora_is_refused_before_the_job_exists() {
     let place = TestDir::new();
     for (given, told) in [
-        ("nowhere.safetensors", "there is no such LoRA"),
+        ("nowhere.safetensors", "--lora: nowhere.safetensors: No such file"),
         ("nowhere", "is not a LoRA"),
         ("style.safetensors=much", "is not a strength"),
         ("style.safetensors=1000", "is not a number from -100 to 100"),

@@ -35,7 +35,7 @@ pub fn check_apart(inputs: &Inputs, out: &Path) -> Result<(), JobError> {
 
 /// The model folders that the task needs must exist before anything starts.
 pub fn check_models(loaded: &LoadedConfig, task: &Task) -> Result<(), JobError> {
-    let engine = app::engine_config(loaded).map_err(|error| in_words_of_settings(loaded, error))?;
+    let engine = app::engine_config(loaded).map_err(|error| loaded.with_origin(error))?;
     let params = match task {
         Task::Decompose(params) => Some(params),
         Task::Workflow(params) => Some(&params.decompose),
@@ -108,8 +108,7 @@ const OF_ALL_EDITS: [&str; 4] = ["region", "feather", "keep_rest", "drift_guard"
 
 /// Adds the flag, or the setting and its file or variable, that names a model that is not there.
 fn from_setting(loaded: &LoadedConfig, key: &str, error: JobError) -> JobError {
-    let setting = loaded.settings.iter().find(|setting| setting.key == key && setting.from != "the defaults");
-    match (error, setting) {
+    match (error, loaded.chosen(key)) {
         (JobError::ModelNotFound { model, reason }, Some(setting)) if setting.from.starts_with("--") => {
             JobError::ModelNotFound { model, reason: format!("{reason} ({})", setting.from) }
         }
@@ -118,17 +117,6 @@ fn from_setting(loaded: &LoadedConfig, key: &str, error: JobError) -> JobError {
         }
         (error, _) => error,
     }
-}
-
-/// Names the flag that a setting is from, or else the setting and its file or variable.
-fn in_words_of_settings(loaded: &LoadedConfig, error: JobError) -> JobError {
-    let JobError::InvalidRequest { field, reason } = error else { return error };
-    let field = match loaded.settings.iter().find(|setting| setting.key == field) {
-        Some(setting) if setting.from.starts_with("--") => setting.from.clone(),
-        Some(setting) => format!("{field} (from {})", setting.from),
-        None => field,
-    };
-    JobError::InvalidRequest { field, reason }
 }
 
 /// The message of a job that failed, with flags instead of fields.

@@ -57,7 +57,7 @@ pub fn drive(global: &GlobalArgs, loaded: LoadedConfig, plan: LocalJob) -> Resul
 
     let trace = flags.trace.over(&loaded);
     block_on(trace::within(trace.as_ref(), async {
-        let app = EmbeddedApp::open(&loaded).await?;
+        let app = EmbeddedApp::open(&loaded).await.map_err(|error| loaded.with_origin(error))?;
         let run = JobRun {
             global,
             loaded: &loaded,

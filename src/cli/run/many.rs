@@ -70,7 +70,7 @@ pub fn drive_many(global: &GlobalArgs, loaded: &LoadedConfig, many: Many) -> Res
         template.check_reuse().map_err(in_words_of_flags)?;
     }
     block_on(async {
-        let app = EmbeddedApp::open(loaded).await?;
+        let app = EmbeddedApp::open(loaded).await.map_err(|error| loaded.with_origin(error))?;
         let done = match find(app.worker.stores.inputs(), &images, &out).await {
             Ok((pictures, tally)) => {
                 tally.text().into_iter().for_each(|text| global.say(&text));

@@ -50,15 +50,20 @@ fn find<'a>(root: &'a Command, path: &[String]) -> Result<&'a Command, Failure> 
 fn print(command: &Command) -> Result<(), Failure> {
     let mut page = Vec::new();
     // Writing to memory does not fail.
-    let _ = Man::new(command.clone()).render(&mut page);
+    let _ = man(command).render(&mut page);
     output::verbatim(&page)
 }
 
 /// `acetate.1`, `acetate-run.1`, `acetate-run-decompose.1` ...
 fn write_all(command: &Command, folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder)?;
-    Man::new(command.clone()).generate_to(folder)?;
+    man(command).generate_to(folder)?;
     shown(command).try_for_each(|command| write_all(command, folder))
+}
+
+/// Subcommands have no version of their own for the footer.
+fn man(command: &Command) -> Man {
+    Man::new(command.clone()).source(concat!("acetate ", env!("CARGO_PKG_VERSION")))
 }
 
 fn shown(command: &Command) -> impl Iterator<Item = &Command> {

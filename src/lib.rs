@@ -11,7 +11,7 @@
 //! decodes them under limits ([`image`]). It passes them to the engine ([`engine`]), which has one thread for each
 //! device and runs the library's pipeline there. It encodes the layers as PNGs and writes them into the store, then the
 //! manifest that names them. It changes the row to `succeeded` and acknowledges the delivery. `worker/run.rs` has this
-//! path, in this order, on one screen; `worker/consumer_loop.rs` runs it for every delivery.
+//! path, in this order; `worker/consumer_loop.rs` runs it for every delivery.
 //!
 //! ```text
 //! message -> claim    -> fetch -> decode -> [text encoder -> denoise -> VAE] -> PNGs  -> manifest -> row      -> ack

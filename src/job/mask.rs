@@ -28,7 +28,7 @@ fn check_edit(at: &str, params: &EditParams, has_mask: bool) -> Result<(), JobEr
         return Err(JobError::invalid(format!("{at}.region"), "there is a mask as well; give one of the two"));
     }
     if (has_mask || has_region) && finds {
-        let reason = "finds what changed without a mask; give a mask or a region, or this";
+        let reason = "finds by itself what changed, so it cannot be combined with a mask or a region";
         return Err(JobError::invalid(format!("{at}.keep_rest"), reason));
     }
     if params.feather.is_some() && !has_mask && !has_region && !finds {

@@ -145,8 +145,10 @@ impl Thread {
             }
             Work::Edit { image, references, mask, params, seed: _ } => {
                 let inputs = EditInputs { image: &image, references: &references, mask: mask.as_ref() };
-                let options =
+                let mut options =
                     EditOptions { loras: self.allowed_loras.of(params.loras.as_deref())?, ..params.options() };
+                // A mask that lets everything change is none, and has no edge.
+                options.feather = options.feather.filter(|_| mask.is_some() || options.keep_rest);
                 let deliver = |made: EditOutput| deliver(made.into());
                 pipeline.edit_seeds(inputs, &params.instruction, &options, &seeds, &mut callbacks, deliver)?
             }

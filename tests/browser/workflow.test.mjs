@@ -49,6 +49,8 @@ test('a picture is split into layers, step by step', async () => {
   await screenshot(page, 'running');
   await page.waitForSelector('.layers .layer', { timeout: 180_000 });
   assert.deepEqual(await names(), ['White tree', 'Purple house', 'Cyan star', 'Background']);
+  const cut = await page.locator('.layer .name').evaluateAll((inputs) => inputs.filter((input) => input.scrollWidth > input.clientWidth).length);
+  assert.equal(cut, 0, 'names are shown whole');
   await canvas(page);
   await accessible(page, 'the layers');
   await screenshot(page, 'layers');
@@ -101,6 +103,8 @@ test('a layer is edited: its colors change and its alpha does not', async () => 
   await page.fill('#instruction', 'Make it green');
   await page.fill('#edit-seed', '7');
   await accessible(page, 'the edit dialog');
+  const gaps = await page.locator('dialog input[type=checkbox]').evaluateAll((inputs) => inputs.map((input) => input.getBoundingClientRect().right - input.parentElement.getBoundingClientRect().left));
+  assert.ok(gaps.length >= 2 && gaps.every((gap) => gap < 30), `checkboxes stand before their words: ${gaps}`);
   await page.click('text=Apply edit');
   await page.waitForSelector('dialog .running');
   await page.waitForFunction(() => document.querySelectorAll('.versions li').length === 2, null, { timeout: 180_000 });

@@ -146,7 +146,7 @@ fn the_edits_of_a_workflow_stay_in_their_mask_or_region() {
     for (more, wanted) in [
         (&["--region", "100,100,60,20"][..], "--region: [100, 100, 60, 20] reaches to 160, 120"),
         (&["--feather", "3"], "--feather: is the soft edge of a mask"),
-        (&["--mask", &mask, "--keep-rest", "auto"], "--keep-rest: finds what changed without a mask"),
+        (&["--mask", &mask, "--keep-rest", "auto"], "--keep-rest: finds by itself what changed"),
         (&["--mask", &mask, "--region", "1,2,3,4"], "cannot be used with"),
     ] {
         let ran = workflow(more);
@@ -171,7 +171,7 @@ fn masks_that_cannot_be_used_say_why_before_a_model_is_loaded() {
     failed(&place, &badge, &["--region", "1,2,3"], "write X,Y,WIDTH,HEIGHT");
     failed(&place, &badge, &["--region", "-1,2,3,4"], "write X,Y,WIDTH,HEIGHT");
     failed(&place, &badge, &["--mask", &mask, "--region", "1,2,3,4"], "cannot be used with");
-    failed(&place, &badge, &["--mask", &mask, "--keep-rest", "auto"], "--keep-rest: finds what changed without a mask");
+    failed(&place, &badge, &["--mask", &mask, "--keep-rest", "auto"], "--keep-rest: finds by itself what changed");
     failed(&place, &badge, &["--feather", "3"], "--feather: is the soft edge of a mask");
     failed(&place, &badge, &["--mask", &mask, "--feather", "513"], "--feather: 513 is not between 0 and 512");
     failed(&place, &badge, &["--mask", "nowhere.png"], "nowhere.png");

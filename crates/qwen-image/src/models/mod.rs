@@ -23,6 +23,6 @@ pub use inspect::{FileReport, check_file};
 pub use memory_estimate::{PartSize, Sizes, Workload, checkpoint_bytes, memory_estimate};
 pub(crate) use model_index::{EDIT_PLUS, LAYERED, pipeline_class};
 pub use offload::{Entered, OffloadGroups, Offloadable};
-pub use scheduler::{Schedule, Scheduler};
+pub use scheduler::{END_POWER, START_SHIFT, Schedule, Scheduler, Spacing};
 pub use weight_files::{Component, Form, Remarks, StoredTensor, WeightFiles};
 pub use weights::{LoadContext, LoadResult, ModelError, Watch, WeightOptions, Weights, read_json};

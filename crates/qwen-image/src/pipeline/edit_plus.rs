@@ -186,7 +186,7 @@ impl QwenImageEditPlusPipeline {
         let source = &packed[packed.len() - 1];
         let condition = Tensor::cat(&packed, 1)?;
         let scheduler = &self.0.scheduler;
-        let plan = sampling.plan(scheduler, |steps| scheduler.edit(steps, frame.patches()));
+        let plan = sampling.plan(scheduler, |steps, spacing| scheduler.edit(steps, frame.patches(), spacing));
         let parts = part.of * seeds.len();
         let part_of = |index: usize| part.index * seeds.len() + index;
         let denoised = callbacks.stage(Stage::Denoise, |callbacks| {

@@ -135,7 +135,7 @@ impl QwenImageLayeredPipeline {
         let targets = layers as usize + 1;
         let channels = self.0.vae.about(Vae::latent_channels);
         let scheduler = &self.0.scheduler;
-        let plan = sampling.plan(scheduler, |steps| scheduler.layered(steps, frame.patches()));
+        let plan = sampling.plan(scheduler, |steps, spacing| scheduler.layered(steps, frame.patches(), spacing));
         let packed_condition = latents::pack(&condition)?;
         let denoised = callbacks.stage(Stage::Denoise, |callbacks| {
             let transformers = self.0.transformers(negative.is_some())?;

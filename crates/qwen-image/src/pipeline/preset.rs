@@ -12,9 +12,9 @@ use super::{options::DecomposeOptions, sampler::Sampler};
 pub enum Preset {
     /// As diffusers: Euler, 50 steps, 100 passes.
     Exact,
-    /// Second order, 20 steps, 40 passes: about as near to the converged solution as `Exact`.
+    /// Third order, 20 steps, 40 passes: nearer to the converged solution than `Exact`.
     Balanced,
-    /// Second order, 12 steps, 24 passes.
+    /// Third order, 12 steps, 24 passes.
     Fast,
     /// A LoRA for few steps without guidance: 4 or 8 passes.
     Lightning,

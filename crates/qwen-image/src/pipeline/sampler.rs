@@ -5,7 +5,7 @@ use std::str::FromStr;
 use candle_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::models::Schedule;
+use crate::models::{Schedule, Spacing};
 
 /// The solver of the flow's differential equation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -14,8 +14,9 @@ pub enum Sampler {
     /// First order: diffusers' `FlowMatchEulerDiscreteScheduler`.
     #[default]
     Euler,
-    /// The two-step Adams-Bashforth predictor and Adams-Moulton corrector on the velocity, with one pass a step. Needs
-    /// fewer steps than the others; diffusers does not have it.
+    /// The two-step Adams-Bashforth predictor and Adams-Moulton corrector on the velocity, of third order with one pass
+    /// a step. It has its own spacing of the noise levels ([`Spacing::DenseEnds`]) and needs fewer steps than the
+    /// others; diffusers does not have it.
     Abm2,
     /// A predictor and corrector of second order on the denoised latents, with one pass a step: diffusers'
     /// `UniPCMultistepScheduler` with `use_flow_sigmas`, `prediction_type="flow_prediction"`, `solver_order=2` and
@@ -33,6 +34,14 @@ impl Sampler {
             Self::Euler => "euler",
             Self::Abm2 => "abm2",
             Self::UniPc => "unipc",
+        }
+    }
+
+    /// Where this sampler's noise levels lie, if a call does not name them.
+    pub fn spacing(self) -> Spacing {
+        match self {
+            Self::Euler | Self::UniPc => Spacing::Checkpoint,
+            Self::Abm2 => Spacing::DenseEnds,
         }
     }
 

@@ -8,7 +8,7 @@ use super::{
     },
     sampler::Sampler,
 };
-use crate::models::{Schedule, Scheduler};
+use crate::models::{Schedule, Scheduler, Spacing};
 
 /// The sampling options that both kinds of calls have.
 pub(crate) struct SamplingOptions<'a> {
@@ -119,15 +119,15 @@ impl SamplingOptions<'_> {
     }
 
     /// The plan for a checkpoint's scheduler; `shifted` makes its schedule of a number of steps.
-    pub fn plan(&self, scheduler: &Scheduler, shifted: impl FnOnce(usize) -> Schedule) -> SamplingPlan {
-        let schedule = match self.sigmas {
-            Some(sigmas) => scheduler.explicit(sigmas),
-            None => shifted(self.num_inference_steps as usize),
-        };
+    pub fn plan(&self, scheduler: &Scheduler, shifted: impl FnOnce(usize, Spacing) -> Schedule) -> SamplingPlan {
         let sampler = self.sampler.unwrap_or(match scheduler.is_unipc() {
             true => Sampler::UniPc,
             false => Sampler::Euler,
         });
+        let schedule = match self.sigmas {
+            Some(sigmas) => scheduler.explicit(sigmas),
+            None => shifted(self.num_inference_steps as usize, sampler.spacing()),
+        };
         let schedule = match sampler {
             Sampler::Euler | Sampler::Abm2 => schedule,
             Sampler::UniPc => schedule.for_unipc(),

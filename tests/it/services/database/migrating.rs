@@ -99,8 +99,13 @@ async fn beside_a_writer(database: Database) {
     sqlx::raw_sql("BEGIN; UPDATE jobs SET updated_at = updated_at").execute(&mut writer).await.unwrap();
     let place = database.place.clone();
     let opening = tokio::spawn(async move { JobStore::open(&place, OutboxMode::Service).await });
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(!opening.is_finished());
+    // Building an index waits for the writer.
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = (SELECT oid FROM pg_database \
+                 WHERE datname = current_database()) OR NOT granted AND locktype = 'virtualxid'";
+    while database.count(waits).await == 0 {
+        assert!(!opening.is_finished());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     // Others write meanwhile.
     let begin = Instant::now();
     for _ in 0..5 {

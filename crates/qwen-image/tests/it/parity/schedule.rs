@@ -1,7 +1,7 @@
 use candle_core::{Device, Tensor};
 use qwen_image::{
     Sampler,
-    models::{Schedule, Scheduler},
+    models::{Schedule, Scheduler, Spacing},
 };
 
 use super::bars::{assert_close, golden, tensors};
@@ -17,8 +17,8 @@ fn compare(scheduler: &Scheduler, prefix: &str) {
         let [pipeline, steps, tokens] = parts[..] else { continue };
         let (steps, tokens) = (steps.parse().unwrap(), tokens.parse().unwrap());
         let Schedule { sigmas, timesteps, .. } = match pipeline {
-            "layered" => scheduler.layered(steps, tokens),
-            "edit" => scheduler.edit(steps, tokens),
+            "layered" => scheduler.layered(steps, tokens, Spacing::Checkpoint),
+            "edit" => scheduler.edit(steps, tokens, Spacing::Checkpoint),
             _ => continue,
         };
         let tensor = |values: Vec<f32>| Tensor::new(values, &Device::Cpu).unwrap();
@@ -56,9 +56,29 @@ fn static_shift() {
 
 #[test]
 fn one_step_is_finite() {
-    let schedule = with(serde_json::json!({})).layered(1, 64);
-    assert_eq!(schedule.sigmas, vec![1.0, 0.0]);
-    assert_eq!(with(serde_json::json!({})).edit(1, 64).sigmas, vec![1.0, 0.0]);
+    let scheduler = with(serde_json::json!({}));
+    for spacing in [Spacing::Checkpoint, Spacing::DenseEnds] {
+        assert_eq!(scheduler.layered(1, 64, spacing).sigmas, vec![1.0, 0.0]);
+        assert_eq!(scheduler.edit(1, 64, spacing).sigmas, vec![1.0, 0.0]);
+    }
+}
+
+#[test]
+fn dense_ends_fall_from_1_to_0_and_are_closest_there() {
+    for changes in [serde_json::json!({}), serde_json::json!({"use_dynamic_shifting": false, "shift": 3.0})] {
+        let scheduler = with(changes);
+        for schedule in [scheduler.layered(20, 64, Spacing::DenseEnds), scheduler.edit(20, 4096, Spacing::DenseEnds)] {
+            let levels: Vec<f64> = schedule.sigmas.iter().copied().map(f64::from).collect();
+            assert!(Schedule::check(&levels).is_ok() && levels[0] == 1.0, "{levels:?}");
+            let gaps: Vec<f64> = levels.windows(2).map(|pair| pair[0] - pair[1]).collect();
+            let widest = gaps.iter().copied().fold(0.0, f64::max);
+            assert!(gaps[0] < widest / 2.0 && gaps[19] < widest / 2.0, "{gaps:?}");
+        }
+    }
+    // Half way, for the shift of 64 tokens: 0.5^1.8, shifted by 2.5 e^0.5.
+    let middle = with(serde_json::json!({})).layered(20, 64, Spacing::DenseEnds).sigmas[10];
+    let (level, shift) = (0.5f64.powf(1.8), 2.5 * 0.5f64.exp());
+    assert!((f64::from(middle) - shift * level / (1.0 + (shift - 1.0) * level)).abs() < 1e-6, "{middle}");
 }
 
 /// Noise levels, and every step from the same velocities, as in diffusers.
@@ -70,7 +90,7 @@ fn unipc() {
     for run in runs {
         let parts: Vec<usize> = run.split('_').skip(1).map(|part| part.parse().unwrap()).collect();
         let [steps, tokens] = parts[..] else { panic!("{run}") };
-        let schedule = with(serde_json::json!({})).layered(steps, tokens).for_unipc();
+        let schedule = with(serde_json::json!({})).layered(steps, tokens, Spacing::Checkpoint).for_unipc();
         let tensor = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap();
         assert_close(run, &tensor(&schedule.sigmas), &tensors[&format!("{run}_sigmas")], BAR);
         assert_close(run, &tensor(&schedule.timesteps), &tensors[&format!("{run}_timesteps")], BAR);

@@ -6,10 +6,11 @@ use jiff::Timestamp;
 
 use super::{
     Action, ActionFilter, ActionPage, Actor, Admission, Attempt, BatchSummary, CancelId, CancelOutcome, Changes, Claim,
-    ClaimRules, DatabaseOptions, DatabaseUrl, DatasetJob, DatasetRow, Deferred, Depth, DispatchRules, ErrorCount,
-    Fenced, Filter, HeartbeatReply, JobRow, KindCounts, Lineage, LiveWorker, OutboxId, OutboxMode, OutboxRow, Page,
-    Pause, PostgresJobStore, PrunePage, PruneRules, Published, Rejection, RetryOutcome, RetryRules, Scope,
-    SqliteJobStore, Subject, Submissions, SubmitOptions, Submitted, SweepCursor, Swept, WebhookId, WebhookRow, Workers,
+    ClaimRules, DatabaseOptions, DatabaseUrl, DatasetJob, DatasetPlace, DatasetRow, DatasetRun, Deferred, Depth,
+    DispatchRules, ErrorCount, Fenced, Filter, HeartbeatReply, JobRow, KindCounts, Lineage, LiveWorker, OutboxId,
+    OutboxMode, OutboxRow, Page, Pause, PostgresJobStore, PrunePage, PruneRules, Published, Rejection, RetryOutcome,
+    RetryRules, Scope, SqliteJobStore, Subject, Submissions, SubmitOptions, Submitted, SweepCursor, Swept, WebhookId,
+    WebhookRow, Workers,
 };
 use crate::job::{BatchId, Epoch, ErrorRecord, JobError, JobId, JobKind, JobRequest, JobState, Progress, TraceContext};
 
@@ -301,15 +302,24 @@ in_either! {
     /// The jobs of a batch in order of arrival, after a given one.
     async fn batch_rows(&self, batch: &BatchId, after: Option<JobId>, limit: u32) -> Result<Vec<JobRow>, JobError>;
 
-    /// Remembers which rows of a dataset the jobs of a batch were made of. The rows of an earlier `run` for the same
-    /// jobs are replaced; rows of jobs that do not exist are left out. It may be repeated.
-    async fn record_dataset_rows(&self, batch: &BatchId, run: i64, rows: &[DatasetRow]) -> Result<(), JobError>;
+    /// Remembers which rows of a dataset the jobs of a batch were made of. Rows of jobs that do not exist are left out.
+    /// It may be repeated.
+    async fn record_dataset_rows(
+        &self,
+        batch: &BatchId,
+        run: &DatasetRun,
+        rows: &[DatasetRow],
+    ) -> Result<(), JobError>;
+
+    /// Forgets where the jobs of this run were in earlier runs over the same source, if their rows are elsewhere by
+    /// now. `is_whole`: the run has seen the whole source; otherwise, rows that it has not seen stay.
+    async fn drop_moved_rows(&self, batch: &BatchId, run: &DatasetRun, is_whole: bool) -> Result<(), JobError>;
 
     /// The rows of a batch's dataset in order, after a given one, with their jobs.
     async fn dataset_jobs(
         &self,
         batch: &BatchId,
-        after: Option<(u64, JobId)>,
+        after: Option<&DatasetPlace>,
         limit: u32,
     ) -> Result<Vec<DatasetJob>, JobError>;
 

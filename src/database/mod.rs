@@ -37,7 +37,7 @@ mod webhook;
 
 pub use actions::{Action, ActionFilter, ActionPage, ActionRow, Actor, Subject, Submissions};
 pub use backend::{ConnectionCounts, Inspected, JobStore, Migrated};
-pub use dataset::{DatasetJob, DatasetRow};
+pub use dataset::{DatasetJob, DatasetPlace, DatasetRow, DatasetRun};
 pub use dispatch::{DispatchRules, Hold, KindCounts, LiveWorker, Pause, Scope, Window, Workers};
 pub use history::HistoryEntry;
 pub use lineage::Lineage;

@@ -21,6 +21,13 @@ pub struct PickFlags {
     pub shard: Option<Shard>,
 }
 
+impl PickFlags {
+    /// No row is left out.
+    pub fn is_everything(&self) -> bool {
+        self.limit.is_none() && self.sample.is_none() && self.shard.is_none()
+    }
+}
+
 /// `3/16`: the third of sixteen parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shard {

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use super::{
     archive, delimited,
     imagefolder::{self, Contents},
-    json, list, listed, parquet,
+    json, list,
+    listed::{self, why_not},
+    parquet,
     reading::Sink,
 };
 use crate::{
@@ -130,6 +132,20 @@ impl DatasetSource {
         }
     }
 
+    /// Whether a file is one of its own, by whatever name or link.
+    pub fn reads(&self, file: &Path) -> Result<bool, JobError> {
+        let Some(own) = self.path().filter(|_| file.exists()) else { return Ok(false) };
+        if !own.is_dir() {
+            return Ok(is_same_file(own, file));
+        }
+        let contents = Contents::of(own)?;
+        let is_picture = || {
+            let real = file.canonicalize().ok();
+            real.is_some_and(|real| real.strip_prefix(own).is_ok_and(|path| why_not(&path.to_string_lossy()).is_none()))
+        };
+        Ok(contents.metadata.iter().chain(&contents.shards).any(|known| is_same_file(known, file)) || is_picture())
+    }
+
     /// Whether its files have the pictures themselves.
     pub fn has_pictures(&self) -> Result<bool, JobError> {
         Ok(match self {
@@ -162,6 +178,20 @@ impl DatasetSource {
             }
             Self::Prefix(url) => listed::read(inputs, url, sink),
         }
+    }
+}
+
+/// Whether two names are of one file, also by links of both kinds.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let identity = |path: &Path| path.metadata().map(|file| (file.dev(), file.ino())).ok();
+        identity(one).is_some_and(|identity_of_one| identity(other) == Some(identity_of_one))
+    }
+    #[cfg(not(unix))]
+    {
+        one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
     }
 }
 

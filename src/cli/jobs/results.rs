@@ -81,11 +81,11 @@ async fn each(
 ) -> Result<u64, Failure> {
     let (mut after, mut rows) = (None, 0);
     loop {
-        let page = submitter.jobs.dataset_jobs(batch, after, PAGE).await?;
+        let page = submitter.jobs.dataset_jobs(batch, after.as_ref(), PAGE).await?;
         let Some(last) = page.last() else { break };
-        after = Some((last.number, last.job.id()));
+        after = Some(last.place());
         rows += page.len() as u64;
-        for DatasetJob { number, meta, job } in page {
+        for DatasetJob { number, meta, job, .. } in page {
             write(line(submitter, job, Some(number), meta)?.to_string())?;
         }
     }

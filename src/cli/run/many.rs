@@ -23,7 +23,7 @@ use crate::{
     app::EmbeddedApp,
     cli::{Failure, export, global::GlobalArgs, output, runtime::block_on, view::progress_text},
     config::LoadedConfig,
-    database::{Claim, DatasetRow, JobRow, RetryOutcome, SubmitOptions, Submitted},
+    database::{Claim, DatasetRow, DatasetRun, JobRow, RetryOutcome, SubmitOptions, Submitted},
     engine::CancelToken,
     image::ExportFormat,
     job::{BatchId, ErrorRecord, Inputs, JobError, JobId, JobRequest, JobState, Output, Task},
@@ -75,9 +75,9 @@ pub fn drive_many(global: &GlobalArgs, loaded: &LoadedConfig, many: Many) -> Res
             Ok((pictures, tally)) => {
                 tally.text().into_iter().for_each(|text| global.say(&text));
                 let models = models_of(loaded);
-                let started = Timestamp::now().as_microsecond();
-                let run =
-                    BatchRun { global, app: &app, out, batch, started, template, reuse: flags.reuse, models, export };
+                // The folder is the batch, so there is one source.
+                let run = DatasetRun { source: String::new(), began: Timestamp::now().as_microsecond() };
+                let run = BatchRun { global, app: &app, out, batch, run, template, reuse: flags.reuse, models, export };
                 run.all(&pictures, flags.json).await
             }
             Err(failure) => Err(failure),
@@ -109,7 +109,7 @@ struct BatchRun<'a> {
     out: PathBuf,
     batch: BatchId,
     /// Tells the pictures of this run from those of an earlier one.
-    started: i64,
+    run: DatasetRun,
     /// The job without its picture.
     template: JobRequest,
     reuse: bool,
@@ -181,6 +181,8 @@ impl BatchRun<'_> {
         }
         on_ctrl_c.abort();
         bar.finish_and_clear();
+        let is_whole = fatal.is_none() && !stopped;
+        self.app.worker.jobs.drop_moved_rows(&self.batch, &self.run, is_whole).await?;
         self.print(pictures.len(), &report, start.elapsed(), json)?;
         let done = report.made + report.known;
         match (fatal, stopped) {
@@ -229,7 +231,7 @@ impl BatchRun<'_> {
         // So that `jobs results` and `jobs export` have them in this order.
         let meta = Map::from_iter([("picture".to_owned(), json!(picture.shown))]);
         let place = DatasetRow { number, job: row.id(), meta: Some(meta) };
-        jobs.record_dataset_rows(&self.batch, self.started, &[place]).await?;
+        jobs.record_dataset_rows(&self.batch, &self.run, &[place]).await?;
         let was_known = row.state == JobState::Succeeded;
         let row = match row.state {
             JobState::Succeeded => row,

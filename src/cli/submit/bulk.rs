@@ -13,6 +13,7 @@ use super::{
     estimate,
     flags::{SubmitFlags, start_time},
     pass::{Act, BulkOptions, BulkPass},
+    rejects,
     row::{RowDefaults, address},
     template::Template,
 };
@@ -91,13 +92,17 @@ fn plan(
     found: &LocatedSource,
 ) -> Result<BulkOptions, JobError> {
     let (kind, params, source) = (task.kind(), task.params(), found.source.clone());
+    rejects::check(flags.rejects.as_deref(), &source)?;
     let from = flags.from.as_deref().unwrap_or_default();
     let address = found.fetched.as_ref().map(|fetched| fetched.base.clone());
+    // What was downloaded is called as it is where it came from.
+    let (stem, name) = match is_on_hub(from) || address.is_some() {
+        true => (stem_of(from), from.to_owned()),
+        false => (source.stem(), format!("{source:?}")),
+    };
     let batch = match &flags.batch {
         Some(batch) => batch.clone(),
-        // What was downloaded is called as it is where it came from.
-        None if is_on_hub(from) || address.is_some() => name_of(&stem_of(from), from, kind, &params, flags)?,
-        None => name_of(&source.stem(), &format!("{source:?}"), kind, &params, flags)?,
+        None => name_of(&stem, &name, kind, &params, flags)?,
     };
     let defaults = RowDefaults {
         kind,
@@ -110,6 +115,7 @@ fn plan(
     };
     Ok(BulkOptions {
         columns: ColumnMapping::new(kind, &flags.columns)?,
+        digest: hex::encode(&Sha256::digest(name.as_bytes())[..8]),
         source,
         address,
         defaults,

@@ -26,7 +26,7 @@ use crate::{
         global::GlobalArgs,
         output,
     },
-    database::{DatasetRow, SubmitOptions, Submitted},
+    database::{DatasetRow, DatasetRun, SubmitOptions, Submitted},
     image::DecodeLimits,
     job::{ErrorClass, JobError, JobId},
 };
@@ -45,6 +45,8 @@ const MOST_NAMES: usize = 30;
 /// What the command line asks for.
 pub struct BulkOptions {
     pub source: DatasetSource,
+    /// Tells the sources of a batch apart.
+    pub digest: String,
     /// The address where the paths of a downloaded manifest start.
     pub address: Option<String>,
     pub defaults: RowDefaults,
@@ -107,7 +109,7 @@ pub struct BulkPass<'a> {
     /// Wait for an unreachable broker once, not for every chunk.
     reachable: bool,
     /// Tells the rows of this submission from those of an earlier one of the same batch.
-    run: i64,
+    run: DatasetRun,
 }
 
 /// Why reading ended.
@@ -143,7 +145,7 @@ impl<'a> BulkPass<'a> {
             carried: BTreeSet::new(),
             other_kinds: BTreeMap::new(),
             reachable: true,
-            run: Timestamp::now().as_millisecond(),
+            run: DatasetRun { source: plan.digest.clone(), began: Timestamp::now().as_millisecond() },
         })
     }
 
@@ -162,6 +164,10 @@ impl<'a> BulkPass<'a> {
             End::Rows | End::Mistakes => {}
             End::Stopped => return Err(Failure::Cancelled(self.stopped())),
             End::Broken(error) => return Err(self.after("", &error)),
+        }
+        if self.act == Act::Send && self.report.known > 0 {
+            let (jobs, batch) = (&self.submitter.jobs, &self.plan.defaults.batch);
+            jobs.drop_moved_rows(batch, &self.run, self.plan.pick.is_everything()).await?;
         }
         self.finish(&reading.tally())
     }
@@ -329,7 +335,7 @@ impl<'a> BulkPass<'a> {
             }
             self.remember(&ready, ready.request.id);
         }
-        self.submitter.jobs.record_dataset_rows(&batch, self.run, &self.rows).await?;
+        self.submitter.jobs.record_dataset_rows(&batch, &self.run, &self.rows).await?;
         wrong.into_iter().try_for_each(|refused| self.refuse(refused))?;
         self.reachable = self.reachable && self.submitter.dispatch().await;
         Ok(())

@@ -10,12 +10,27 @@ use std::{
 use serde_json::json;
 
 use super::prepare::Refused;
-use crate::{cli::output, job::JobError, store::io_error};
+use crate::{
+    cli::{dataset::DatasetSource, output},
+    job::JobError,
+    store::io_error,
+};
 
 #[derive(Debug, Default)]
 pub struct Rejects {
     file: Option<(PathBuf, BufWriter<File>)>,
     codes: BTreeMap<&'static str, u64>,
+}
+
+/// Refuses the source itself, which creating the file would empty before it is read.
+pub fn check(path: Option<&Path>, source: &DatasetSource) -> Result<(), JobError> {
+    match path {
+        Some(path) if source.reads(path)? => {
+            let reason = format!("{} is a file of the source, which would be lost; give another file", path.display());
+            Err(JobError::invalid("--rejects", reason))
+        }
+        _ => Ok(()),
+    }
 }
 
 impl Rejects {

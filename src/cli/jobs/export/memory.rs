@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::{DatasetFormat, card::card, columns::ResultColumns, rows::ExportedRow};
 use crate::{
@@ -28,6 +29,8 @@ struct WrittenRow {
     /// Whether the columns of the export have its values.
     #[serde(default)]
     fits: bool,
+    #[serde(default, rename = "__nth")]
+    nth: u32,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -51,8 +54,8 @@ pub struct Memory<'a> {
     all_fit: bool,
     /// For each number the first job that was written, or is about to be; its files have the number as their name.
     first: HashMap<u64, JobId>,
-    /// Other jobs with the same number, and jobs without a number.
-    others: HashSet<(Option<u64>, JobId)>,
+    /// Other jobs with the same number, the same job of another source, and jobs without a number.
+    others: HashSet<(Option<u64>, JobId, u32)>,
 }
 
 impl<'a> Memory<'a> {
@@ -104,7 +107,7 @@ impl<'a> Memory<'a> {
     }
 
     fn count(&mut self, written: WrittenRow) {
-        self.claim(written.row, written.id);
+        self.claim(written.row, written.id, written.nth);
         self.rows += 1;
         // An archive has the values as JSON.
         let fits = written.fits || self.about.format == DatasetFormat::Webdataset.as_str();
@@ -138,25 +141,29 @@ impl<'a> Memory<'a> {
 
     /// Whether a row is in a finished shard.
     pub fn has(&self, item: &ExportedRow) -> bool {
-        let id = item.job.id();
-        item.number.and_then(|number| self.first.get(&number)) == Some(&id) || self.others.contains(&(item.number, id))
+        self.is_first(item) || self.others.contains(&(item.number, item.job.id(), item.nth))
     }
 
     /// The name of a row's files, without dots: `000123`.
     pub fn name(&mut self, item: &ExportedRow) -> String {
         let id = item.job.id();
-        self.claim(item.number, id);
+        self.claim(item.number, id, item.nth);
         match item.number {
-            Some(number) if self.first.get(&number) == Some(&id) => format!("{number:0DIGITS$}"),
+            Some(number) if self.is_first(item) => format!("{number:0DIGITS$}"),
+            Some(number) if item.nth > 0 => format!("{number:0DIGITS$}-{id}-{}", item.nth + 1),
             Some(number) => format!("{number:0DIGITS$}-{id}"),
             None => id.to_string(),
         }
     }
 
-    fn claim(&mut self, number: Option<u64>, id: JobId) {
-        let is_first = number.is_some_and(|number| *self.first.entry(number).or_insert(id) == id);
+    fn is_first(&self, item: &ExportedRow) -> bool {
+        item.nth == 0 && item.number.and_then(|number| self.first.get(&number)) == Some(&item.job.id())
+    }
+
+    fn claim(&mut self, number: Option<u64>, id: JobId, nth: u32) {
+        let is_first = nth == 0 && number.is_some_and(|number| *self.first.entry(number).or_insert(id) == id);
         if !is_first {
-            self.others.insert((number, id));
+            self.others.insert((number, id, nth));
         }
     }
 
@@ -185,7 +192,7 @@ impl<'a> Memory<'a> {
         for shard in 0..self.shards {
             let list = self.list(shard).await?.unwrap_or_default();
             let path = file.path().to_owned();
-            file.write_all(&list).map_err(|error| io_error(&path, "write the file", error))?;
+            file.write_all(&without_nth(list)).map_err(|error| io_error(&path, "write the file", error))?;
         }
         self.target.keep(file, "metadata.jsonl").await
     }
@@ -193,6 +200,30 @@ impl<'a> Memory<'a> {
     async fn list(&self, shard: u64) -> Result<Option<Vec<u8>>, JobError> {
         self.target.read_own(&list_name(shard)).await
     }
+}
+
+/// What a line remembers of a row that shares its number and its job with one of another source, and its readers do not
+/// know.
+pub const NTH: &str = "__nth";
+
+/// Lines of metadata as readers want them.
+fn without_nth(list: Vec<u8>) -> Vec<u8> {
+    let quoted = format!("\"{NTH}\"");
+    if !list.windows(quoted.len()).any(|part| part == quoted.as_bytes()) {
+        return list;
+    }
+    let mut plain = Vec::with_capacity(list.len());
+    for line in list.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        match serde_json::from_slice::<Map<String, Value>>(line) {
+            Ok(mut fields) => {
+                fields.remove(NTH);
+                plain.extend(Value::Object(fields).to_string().into_bytes());
+            }
+            Err(_) => plain.extend_from_slice(line),
+        }
+        plain.push(b'\n');
+    }
+    plain
 }
 
 fn list_name(shard: u64) -> String {

@@ -8,7 +8,7 @@ use super::sample::is_exported;
 use crate::{
     app::Submitter,
     cli::jobs::results::prompt,
-    database::{DatasetJob, JobRow},
+    database::{DatasetJob, DatasetPlace, JobRow},
     job::{BatchId, FileEntry, InputRef, JobError, JobId, LayerRole, Placement},
 };
 
@@ -33,6 +33,8 @@ pub const PICTURES: [&str; 5] = ["regenerated", "layers", "edited_layers", "edit
 pub struct ExportedRow {
     /// Absent for a job that is of no row of the dataset.
     pub number: Option<u64>,
+    /// How many rows of other sources before it have the same number and job.
+    pub nth: u32,
     pub meta: Map<String, Value>,
     pub job: JobRow,
 }
@@ -42,39 +44,45 @@ pub struct ResultRows<'a> {
     batch: &'a BatchId,
     page: VecDeque<ExportedRow>,
     next: PageCursor,
+    /// The number and the job of the last row, and how many rows before it have both.
+    last: Option<(u64, JobId, u32)>,
 }
 
 /// Where the next page begins.
 enum PageCursor {
-    Dataset(Option<(u64, JobId)>),
+    Dataset(Option<DatasetPlace>),
     Outside(Option<JobId>),
     End,
 }
 
 impl<'a> ResultRows<'a> {
     pub fn of(submitter: &'a Submitter, batch: &'a BatchId) -> Self {
-        Self { submitter, batch, page: VecDeque::new(), next: PageCursor::Dataset(None) }
+        Self { submitter, batch, page: VecDeque::new(), next: PageCursor::Dataset(None), last: None }
     }
 
     pub async fn next(&mut self) -> Result<Option<ExportedRow>, JobError> {
         let jobs = &self.submitter.jobs;
         while self.page.is_empty() {
-            match self.next {
+            match &self.next {
                 PageCursor::Dataset(after) => {
-                    let page = jobs.dataset_jobs(self.batch, after, PAGE).await?;
-                    let last = page.last().map(|row| (row.number, row.job.id()));
+                    let page = jobs.dataset_jobs(self.batch, after.as_ref(), PAGE).await?;
+                    let last = page.last().map(DatasetJob::place);
                     self.next = last.map_or(PageCursor::Outside(None), |last| PageCursor::Dataset(Some(last)));
-                    let item = |DatasetJob { number, meta, job }| ExportedRow {
-                        number: Some(number),
-                        meta: meta.unwrap_or_default(),
-                        job,
-                    };
-                    self.page.extend(page.into_iter().map(item));
+                    for DatasetJob { number, meta, job, .. } in page {
+                        let nth = match self.last {
+                            Some((before, id, nth)) if before == number && id == job.id() => nth + 1,
+                            _ => 0,
+                        };
+                        self.last = Some((number, job.id(), nth));
+                        let meta = meta.unwrap_or_default();
+                        self.page.push_back(ExportedRow { number: Some(number), nth, meta, job });
+                    }
                 }
                 PageCursor::Outside(after) => {
-                    let page = jobs.batch_rows_outside(self.batch, after, PAGE).await?;
+                    let page = jobs.batch_rows_outside(self.batch, *after, PAGE).await?;
                     self.next = page.last().map_or(PageCursor::End, |last| PageCursor::Outside(Some(last.id())));
-                    self.page.extend(page.into_iter().map(|job| ExportedRow { number: None, meta: Map::new(), job }));
+                    let item = |job| ExportedRow { number: None, nth: 0, meta: Map::new(), job };
+                    self.page.extend(page.into_iter().map(item));
                 }
                 PageCursor::End => return Ok(None),
             }

@@ -13,7 +13,7 @@ use tempfile::{NamedTempFile, TempDir};
 use super::{
     DatasetFormat,
     columns::ResultColumns,
-    memory::Memory,
+    memory::{Memory, NTH},
     parquet::ParquetFile,
     rows::ExportedRow,
     sample::{Sample, SamplePicture},
@@ -141,7 +141,7 @@ impl ShardFile {
             ShardContent::Folder(made) => write_pictures(made.path(), key, &pictures),
             ShardContent::Prefix(_) => Ok(()),
         })?;
-        let remembered = match &self.content {
+        let mut remembered = match &self.content {
             ShardContent::Folder(_) | ShardContent::Prefix(_) => {
                 self.columns.begin_pictures(&mut record, "_file_name", "_file_names");
                 for picture in &pictures {
@@ -155,6 +155,9 @@ impl ShardFile {
                 json!({ "row": item.number, "id": item.job.id(), "files": files, "fits": fits.is_ok() })
             }
         };
+        if item.nth > 0 {
+            remembered[NTH] = json!(item.nth);
+        }
         self.lines.push(remembered.to_string());
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The rows of datasets in both databases.
 
 use acetate::{
-    database::{DatasetRow, SubmitOptions},
+    database::{DatasetRow, DatasetRun, SubmitOptions},
     job::JobId,
 };
 use serde_json::json;
@@ -14,21 +14,25 @@ fn row(number: u64, job: JobId, text: &str) -> DatasetRow {
     DatasetRow { number, job, meta: json!({ "text": text, "zero": "a\0b" }).as_object().cloned() }
 }
 
+fn run(began: i64) -> DatasetRun {
+    DatasetRun { source: "set".to_owned(), began }
+}
+
 async fn rows_keep_their_order_and_follow_the_latest_submission(database: Database) {
     let status = database.service().await;
     let name = batch("set");
     let ids = submitted_batch(&status, &name, 4).await;
     // The first job is of two rows, the last one of none, and one row has a job that is not there.
     let rows = [row(3, ids[0], "c"), row(1, ids[2], "a"), row(2, ids[0], "b"), row(4, JobId::new(), "none")];
-    status.record_dataset_rows(&name, 1, &rows).await.unwrap();
-    status.record_dataset_rows(&name, 1, &rows).await.unwrap();
-    status.record_dataset_rows(&name, 1, &[]).await.unwrap();
+    status.record_dataset_rows(&name, &run(1), &rows).await.unwrap();
+    status.record_dataset_rows(&name, &run(1), &rows).await.unwrap();
+    status.record_dataset_rows(&name, &run(1), &[]).await.unwrap();
     let read = async || {
         let (mut after, mut found) = (None, Vec::new());
         loop {
-            let page = status.dataset_jobs(&name, after, 2).await.unwrap();
+            let page = status.dataset_jobs(&name, after.as_ref(), 2).await.unwrap();
             let Some(last) = page.last() else { return found };
-            after = Some((last.number, last.job.id()));
+            after = Some(last.place());
             found.extend(page.into_iter().map(|row| (row.number, row.job.id(), row.meta.unwrap()["text"].clone())));
         }
     };
@@ -38,9 +42,27 @@ async fn rows_keep_their_order_and_follow_the_latest_submission(database: Databa
     assert_eq!(status.batch_rows(&name, None, 10).await.unwrap().len(), 4);
 
     // The same jobs one row further, in two chunks of a later submission.
-    status.record_dataset_rows(&name, 2, &[row(2, ids[2], "a"), row(3, ids[0], "b")]).await.unwrap();
-    status.record_dataset_rows(&name, 2, &[row(4, ids[0], "c")]).await.unwrap();
-    assert_eq!(read().await, [(2, ids[2], json!("a")), (3, ids[0], json!("b")), (4, ids[0], json!("c"))]);
+    status.record_dataset_rows(&name, &run(2), &[row(2, ids[2], "a"), row(3, ids[0], "b")]).await.unwrap();
+    status.record_dataset_rows(&name, &run(2), &[row(4, ids[0], "c")]).await.unwrap();
+    status.drop_moved_rows(&name, &run(2), true).await.unwrap();
+    let moved = [(2, ids[2], json!("a")), (3, ids[0], json!("b")), (4, ids[0], json!("c"))];
+    assert_eq!(read().await, moved);
+
+    // A part drops only what it has seen elsewhere, and another source nothing.
+    status.record_dataset_rows(&name, &run(3), &[row(4, ids[0], "c"), row(3, ids[2], "a")]).await.unwrap();
+    status.drop_moved_rows(&name, &run(3), false).await.unwrap();
+    let swapped = [(2, ids[2], json!("a")), (3, ids[2], json!("a")), (4, ids[0], json!("c"))];
+    assert_eq!(read().await, swapped);
+    let other = DatasetRun { source: "other".to_owned(), began: 4 };
+    status.record_dataset_rows(&name, &other, &[row(4, ids[0], "d")]).await.unwrap();
+    status.drop_moved_rows(&name, &other, true).await.unwrap();
+    assert_eq!(read().await.len(), 4);
+    // An earlier run that ends later drops nothing of a later one.
+    status.drop_moved_rows(&name, &run(2), true).await.unwrap();
+    assert_eq!(read().await.len(), 4);
+    status.record_dataset_rows(&name, &run(5), &[row(2, ids[2], "a")]).await.unwrap();
+    status.drop_moved_rows(&name, &run(5), true).await.unwrap();
+    assert_eq!(read().await.iter().map(|row| row.0).collect::<Vec<_>>(), [2, 4, 4]);
 
     // Deleted jobs take their rows with them.
     assert_eq!(status.cancel_batch(&name).await.unwrap(), 4);
@@ -85,7 +107,7 @@ async fn chunks_of_many(database: Database) {
     let before = database.count(read).await;
     let status = database.service().await;
     // The second time, there are rows of an earlier run.
-    for run in [1, 2] {
+    for began in [1, 2] {
         for (chunk, ids) in ids.chunks(100).enumerate() {
             let row = |(index, job): (usize, &JobId)| DatasetRow {
                 number: (chunk * 100 + index + 1) as u64,
@@ -93,8 +115,9 @@ async fn chunks_of_many(database: Database) {
                 meta: None,
             };
             let rows: Vec<_> = ids.iter().enumerate().map(row).collect();
-            status.record_dataset_rows(&name, run, &rows).await.unwrap();
+            status.record_dataset_rows(&name, &run(began), &rows).await.unwrap();
         }
+        status.drop_moved_rows(&name, &run(began), true).await.unwrap();
     }
     assert_eq!(status.dataset_jobs(&name, None, u32::MAX).await.unwrap().len(), ROWS);
     status.close().await;

@@ -7,10 +7,10 @@ use jiff::Timestamp;
 use super::{
     Action, ActionFilter, ActionPage, Actor, Admission, Attempt, BatchSummary, CancelId, CancelOutcome, Changes, Claim,
     ClaimRules, DatabaseOptions, DatabaseUrl, DatasetJob, DatasetPlace, DatasetRow, DatasetRun, Deferred, Depth,
-    DispatchRules, ErrorCount, Fenced, Filter, HeartbeatReply, JobRow, KindCounts, Lineage, LiveWorker, OutboxId,
-    OutboxMode, OutboxRow, Page, Pause, PostgresJobStore, PrunePage, PruneRules, Published, Rejection, RetryOutcome,
-    RetryRules, Scope, SqliteJobStore, Subject, Submissions, SubmitOptions, Submitted, SweepCursor, Swept, WebhookId,
-    WebhookRow, Workers,
+    DispatchRules, EndedJob, ErrorCount, Fence, Fenced, Filter, Forgotten, HeartbeatReply, JobRow, KindCounts, Lineage,
+    LiveWorker, OutboxId, OutboxMode, OutboxRow, Page, Pause, PostgresJobStore, PrunePage, PruneRules, Published,
+    Rejection, RetryOutcome, RetryRules, Scope, SqliteJobStore, Subject, Submissions, SubmitOptions, Submitted,
+    SweepCursor, Swept, WebhookId, WebhookRow, Workers,
 };
 use crate::job::{BatchId, Epoch, ErrorRecord, JobError, JobId, JobKind, JobRequest, JobState, Progress, TraceContext};
 
@@ -198,41 +198,41 @@ in_either! {
     async fn heartbeat(
         &self,
         id: JobId,
-        epoch: Epoch,
+        fence: Fence,
         lease: Duration,
         progress: Option<&Progress>,
     ) -> Result<Fenced<HeartbeatReply>, JobError>;
 
     /// Publishes a result: the change to `succeeded` sets the manifest's key. This and the other endings may be
     /// repeated if the reply was lost: nothing is written twice.
-    async fn succeed(&self, id: JobId, epoch: Epoch, result: &Published) -> Result<Fenced<JobRow>, JobError>;
+    async fn succeed(&self, id: JobId, fence: Fence, result: &Published) -> Result<Fenced<JobRow>, JobError>;
 
     /// Like [`JobStore::succeed`], for a result that was in the store already, from the attempt at `made_at`. The row
     /// gets that epoch, so that the end is told as it was, or would have been, then.
     async fn adopt(
         &self,
         id: JobId,
-        epoch: Epoch,
+        fence: Fence,
         result: &Published,
         made_at: Epoch,
     ) -> Result<Fenced<JobRow>, JobError>;
 
-    async fn fail(&self, id: JobId, epoch: Epoch, error: &ErrorRecord) -> Result<Fenced<JobRow>, JobError>;
+    async fn fail(&self, id: JobId, fence: Fence, error: &ErrorRecord) -> Result<Fenced<JobRow>, JobError>;
 
     /// Requeues the job for another attempt after `delay`. If its cancellation was requested in the meantime, it is
     /// cancelled instead.
     async fn requeue(
         &self,
         id: JobId,
-        epoch: Epoch,
+        fence: Fence,
         error: &ErrorRecord,
         delay: Duration,
     ) -> Result<Fenced<JobRow>, JobError>;
 
     /// Requeues the job at once because its worker is stopping; the attempt does not count.
-    async fn give_back(&self, id: JobId, epoch: Epoch) -> Result<Fenced<JobRow>, JobError>;
+    async fn give_back(&self, id: JobId, fence: Fence) -> Result<Fenced<JobRow>, JobError>;
 
-    async fn cancelled(&self, id: JobId, epoch: Epoch) -> Result<Fenced<JobRow>, JobError>;
+    async fn cancelled(&self, id: JobId, fence: Fence) -> Result<Fenced<JobRow>, JobError>;
 
     /// Requests the cancellation of a job. A job without a live worker (see [`ClaimRules::is_dead`]) is cancelled at
     /// once.
@@ -341,10 +341,10 @@ in_either! {
     async fn prunable(&self, rules: &PruneRules, after: Option<SweepCursor>) -> Result<PrunePage, JobError>;
 
     /// See [`JobStore::forget`].
-    async fn delete_rows(&self, ids: &[JobId]) -> Result<u64, JobError>;
+    async fn delete_rows(&self, jobs: &[EndedJob]) -> Result<Forgotten, JobError>;
 
     /// See [`JobStore::prune`].
-    async fn prune_rows(&self, ids: &[JobId], batch: Option<&BatchId>) -> Result<u64, JobError>;
+    async fn prune_rows(&self, jobs: &[EndedJob], batch: Option<&BatchId>) -> Result<Forgotten, JobError>;
 
     /// Forgets the ids of jobs that were deleted longer ago than this; returns their number.
     async fn forget_tombstones(&self, older_than: Duration) -> Result<u64, JobError>;
@@ -485,7 +485,7 @@ in_either! {
     /// The new jobs of an actor within the last time of this length.
     async fn submissions(&self, actor: &str, within: Duration) -> Result<Submissions, JobError>;
 
-    /// Whether this actor submitted the job, as one of its own.
+    /// Whether this actor submitted the job, as one of its own, and not an earlier one with its id.
     async fn is_submitted_by(&self, id: JobId, actor: &str) -> Result<bool, JobError>;
 
     /// Deletes entries that are older than this; returns their number.

@@ -1,8 +1,8 @@
 //! Job rows: the request, the worker, the progress and the outcome. All SQL is here.
 //!
-//! The database owns the state. A claim increments the row's epoch in one statement; every later write names its epoch
-//! and changes nothing if the row has moved on. So a worker that lost its lease cannot change the row, and gets
-//! [`Fenced::Lost`].
+//! The database owns the state. A claim increments the row's epoch in one statement and draws an id; every later write
+//! names both ([`Fence`]) and changes nothing if the row has moved on. So a worker that lost its lease cannot change the
+//! row, and gets [`Fenced::Lost`].
 //!
 //! Every other change is decided on a row that was read (`transitions.rs`, without a database) and written only if the
 //! row has not changed since: SQLite holds its write lock in between, Postgres compares and retries. With
@@ -13,6 +13,7 @@ mod actions;
 mod backend;
 mod dataset;
 mod dispatch;
+mod fence;
 mod history;
 mod lineage;
 mod listing;
@@ -39,6 +40,7 @@ pub use actions::{Action, ActionFilter, ActionPage, ActionRow, Actor, Subject, S
 pub use backend::{ConnectionCounts, Inspected, JobStore, Migrated};
 pub use dataset::{DatasetJob, DatasetPlace, DatasetRow, DatasetRun};
 pub use dispatch::{DispatchRules, Hold, KindCounts, LiveWorker, Pause, Scope, Window, Workers};
+pub use fence::{ClaimId, Fence};
 pub use history::HistoryEntry;
 pub use lineage::Lineage;
 pub use listing::{BatchSummary, Cursor, Depth, Filter, Page};
@@ -50,7 +52,7 @@ pub use outcome::{
 pub use postgres::PostgresJobStore;
 pub use postgres_url::PostgresUrl;
 pub use queue_status::{KindStatus, PauseStatus, QueueStatus, TenantStatus};
-pub use retention::{PrunePage, PruneRules, Pruned};
+pub use retention::{EndedJob, Forgotten, PrunePage, PruneRules, Pruned};
 pub use row::{Attempt, JobRow, LeaseState, Published, Rejection};
 pub use sqlite::SqliteJobStore;
 pub use sweep::{CancelId, ErrorCount, RetryRules, SweepCursor, Swept};

@@ -62,11 +62,11 @@ pub enum Claim {
     Unknown,
 }
 
-/// The outcome of a write that names its epoch.
+/// The outcome of a write that names its [`super::Fence`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "a lost lease means that another worker has the job: stop"]
 pub enum Fenced<T> {
-    /// The epoch matched, and the row was written.
+    /// The fence matched, and the row was written.
     Held(T),
     /// The row has moved on; nothing was written.
     Lost,

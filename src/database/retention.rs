@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use tracing::warn;
 
-use super::{JobStore, row_mapping::Columns, sweep::SweepCursor};
+use super::{JobRow, JobStore, row_mapping::Columns, sweep::SweepCursor};
 use crate::job::{BatchId, Epoch, FileEntry, JobError, JobId, JobRequest, JobState};
 
 /// Which ended jobs to delete.
@@ -32,6 +32,7 @@ pub struct Pruned {
     pub state: JobState,
     /// The last attempt; 0: no worker has ever had the job, so it has no objects.
     pub epoch: Epoch,
+    pub finished_at: Option<Timestamp>,
     /// The root of its result; absent: the configured store, or no result.
     pub root: Option<String>,
     /// The request's `output.prefix`, where failed attempts may have left files; empty for a job without attempts.
@@ -40,18 +41,54 @@ pub struct Pruned {
     pub files: Option<Vec<String>>,
 }
 
+/// An ended job as it was read. It may have been retried since, and have ended again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndedJob {
+    pub id: JobId,
+    pub epoch: Epoch,
+    /// Absent if it had not ended.
+    pub finished_at: Option<Timestamp>,
+}
+
+/// What became of jobs that were to be deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Forgotten {
+    pub deleted: u64,
+    /// Jobs that are still there, because they have not ended, or are no longer as they were read.
+    pub left: u64,
+}
+
+impl From<&JobRow> for EndedJob {
+    fn from(row: &JobRow) -> Self {
+        Self { id: row.id(), epoch: row.epoch, finished_at: row.finished_at }
+    }
+}
+
+impl From<&Pruned> for EndedJob {
+    fn from(job: &Pruned) -> Self {
+        Self { id: job.id, epoch: job.epoch, finished_at: job.finished_at }
+    }
+}
+
+impl std::ops::AddAssign for Forgotten {
+    fn add_assign(&mut self, more: Self) {
+        self.deleted += more.deleted;
+        self.left += more.left;
+    }
+}
+
 impl JobStore {
-    /// Deletes the rows of ended jobs with their history, and remembers their ids; returns their number. What was
-    /// promised to be told about them is told all the same: calls, answers and events that are not sent yet stay.
-    pub async fn forget(&self, ids: &[JobId]) -> Result<u64, JobError> {
+    /// Deletes the rows of ended jobs with their history, and remembers their ids. What was promised to be told about
+    /// them is told all the same: calls, answers and events that are not sent yet stay.
+    pub async fn forget(&self, jobs: &[EndedJob]) -> Result<Forgotten, JobError> {
         self.tell_of_batches().await?;
-        self.delete_rows(ids).await
+        self.delete_rows(jobs).await
     }
 
     /// Like [`JobStore::forget`], for old jobs of any number, all of one batch if there is one.
-    pub async fn prune(&self, ids: &[JobId], batch: Option<&BatchId>) -> Result<u64, JobError> {
+    pub async fn prune(&self, jobs: &[EndedJob], batch: Option<&BatchId>) -> Result<Forgotten, JobError> {
         self.tell_of_batches().await?;
-        self.prune_rows(ids, batch).await
+        self.prune_rows(jobs, batch).await
     }
 
     /// Makes the calls of batches that have ended, while their jobs can still be counted.
@@ -64,7 +101,7 @@ impl JobStore {
 /// The columns of a [`Pruned`]. The request of a job without attempts is not needed.
 macro_rules! pruned_columns {
     () => {
-        "id, created_at, state, epoch, result_root, CASE WHEN manifest IS NOT NULL THEN outputs END AS outputs, \
+        "id, created_at, state, epoch, finished_at, result_root, CASE WHEN manifest IS NOT NULL THEN outputs END AS outputs, \
          CASE WHEN epoch > 0 THEN request END AS request"
     };
 }
@@ -91,6 +128,7 @@ fn pruned(row: &impl Columns) -> Result<Pruned, JobError> {
         id: row.word("id")?,
         state: row.word("state")?,
         epoch: Epoch(row.number("epoch")?),
+        finished_at: row.maybe_time("finished_at")?,
         root: row.maybe_text("result_root")?,
         prefix,
         files: files.map(|files| files.into_iter().map(|file| file.name).collect()),

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::fence::{ClaimId, Fence};
 use crate::job::{
     BatchId, Epoch, ErrorRecord, EventFile, Fidelity, FileEntry, InputRef, JobError, JobEvent, JobId, JobObjects,
     JobRequest, JobState, Progress, TraceContext,
@@ -15,6 +16,8 @@ pub struct JobRow {
     pub state: JobState,
     pub attempts: u32,
     pub epoch: Epoch,
+    /// Of the last claim, at this epoch or an earlier one.
+    pub claim: Option<ClaimId>,
     pub progress: Option<Progress>,
     /// The error of the last attempt while the job may be retried, otherwise the reason why it failed.
     pub error: Option<ErrorRecord>,
@@ -54,6 +57,11 @@ pub enum LeaseState {
 impl JobRow {
     pub fn id(&self) -> JobId {
         self.request.id
+    }
+
+    /// What its worker shows with every write.
+    pub fn fence(&self) -> Fence {
+        Fence { epoch: self.epoch, claim: self.claim }
     }
 
     /// What the job may have written: the result, and files that failed attempts may have left.
@@ -230,6 +238,7 @@ mod tests {
             state: JobState::Running,
             attempts: 1,
             epoch: Epoch(1),
+            claim: None,
             progress: None,
             error: None,
             cancel_requested: false,

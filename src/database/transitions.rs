@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::{
+    fence::Fence,
     outbox::Topic,
     outcome::ClaimRules,
     row::{JobRow, LeaseState, Published},
@@ -108,21 +109,22 @@ pub(super) enum Ending<'a> {
 
 impl Ending<'_> {
     /// Whether the row already has this ending: the reply to a commit was lost, and the worker repeats it.
-    pub(super) fn stands(&self, row: &JobRow, epoch: Epoch) -> bool {
+    pub(super) fn stands(&self, row: &JobRow, fence: Fence) -> bool {
         let there = match self {
             Self::Succeeded(result) => {
                 row.state == JobState::Succeeded
                     && row.published.as_ref().is_some_and(|there| there.manifest == result.manifest)
             }
             Self::Adopted(result, epoch) => {
-                return row.epoch == *epoch && Self::Succeeded(result).stands(row, *epoch);
+                let adopted = Fence { epoch: *epoch, ..fence };
+                return Self::Succeeded(result).stands(row, adopted);
             }
             Self::Failed(error) => row.state == JobState::Failed && row.error.as_ref() == Some(*error),
             Self::Requeued(error, _) => row.state == JobState::Queued && row.error.as_ref() == Some(*error),
             Self::GivenBack => row.state == JobState::Queued,
             Self::Cancelled => row.state == JobState::Cancelled,
         };
-        row.epoch == epoch && there
+        row.fence() == fence && there
     }
 }
 
@@ -143,7 +145,7 @@ pub(super) struct Transition {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Seen {
     pub state: JobState,
-    pub epoch: Epoch,
+    pub fence: Fence,
     pub cancel_requested: bool,
     /// Set if the reason is the end of a lease: a heartbeat in between prevents the change.
     pub lease_until: Option<i64>,
@@ -240,7 +242,7 @@ impl Seen {
     fn of(row: &JobRow) -> Self {
         Self {
             state: row.state,
-            epoch: row.epoch,
+            fence: row.fence(),
             cancel_requested: row.cancel_requested,
             lease_until: row.lease_until.filter(|_| row.state == JobState::Running).map(|at| at.as_millisecond()),
         }

@@ -1,5 +1,6 @@
 //! The manifest: published last, it lists every file of a result and records how it was made.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -22,8 +23,12 @@ pub struct Manifest {
     pub content_key: Option<String>,
     /// The version of acetate.
     pub generator: String,
-    /// RFC 3339, UTC.
+    /// When it was written, by the worker's clock. RFC 3339, UTC.
     pub created_at: String,
+    /// When the job was accepted: its row's `created_at`, by the database's clock. Another job with this id, submitted
+    /// after this one was deleted, has another time. Absent in older manifests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub submitted_at: Option<Timestamp>,
     #[schema(value_type = Wire)]
     pub request: JobRequest,
     /// The seed that was used, even if the request had none; of several variants, that of the first one.

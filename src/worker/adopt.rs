@@ -5,7 +5,8 @@
 //! writing the row. In both cases the result is complete, because the manifest is written last, and it is not made
 //! again.
 //!
-//! The files of a job that was pruned with `--keep-files` and then submitted again are older than its row, and it runs.
+//! The files of a job that was pruned with `--keep-files` and then submitted again are those of another row, and it
+//! runs.
 
 use jiff::Timestamp;
 use tracing::{debug, warn};
@@ -13,7 +14,7 @@ use tracing::{debug, warn};
 use super::Results;
 use crate::{
     database::{JobRow, Published},
-    job::{Epoch, JobError},
+    job::{Epoch, JobError, Manifest},
     store::{MANIFEST, ObjectKey, ResultFiles, Stored},
 };
 
@@ -44,8 +45,7 @@ async fn find_result(results: &Results, row: &JobRow) -> Result<Option<Known>, J
         warn!(%key, "the store has another job's result under this id; it is replaced");
         return Ok(None);
     }
-    let made_at: Option<Timestamp> = manifest.created_at.parse().ok();
-    if made_at.is_none_or(|at| at <= row.created_at) {
+    if !is_of(&manifest, row) {
         return Ok(None);
     }
     for file in &manifest.files {
@@ -63,4 +63,14 @@ async fn find_result(results: &Results, row: &JobRow) -> Result<Option<Known>, J
         reused_from: manifest.reused_from,
     };
     Ok(Some(Known { result, epoch }))
+}
+
+/// Whether it was made for this row, and not for an earlier one with its id, since deleted.
+fn is_of(manifest: &Manifest, row: &JobRow) -> bool {
+    match manifest.submitted_at {
+        // Both are of the database's clock, and a restored row has the time that it had.
+        Some(at) => at == row.created_at,
+        // An older version wrote it. Its time is of the worker's clock.
+        None => manifest.created_at.parse().is_ok_and(|at: Timestamp| at > row.created_at),
+    }
 }

@@ -7,10 +7,10 @@ use tokio::{sync::oneshot, task::JoinHandle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use super::{JobControl, StopReason, Worker};
+use super::{JobControl, StopReason, Worker, retry::with_deadline};
 use crate::{
-    database::{Fenced, JobRow, JobStore},
-    job::{Epoch, JobEvent, JobId, Progress},
+    database::{Fence, Fenced, JobRow, JobStore},
+    job::{JobError, JobEvent, JobId, Progress},
     queue::{Event, Queue},
     trace,
 };
@@ -32,7 +32,7 @@ impl Lease {
         let heart = Heartbeat {
             jobs: worker.jobs.clone(),
             job: row.id(),
-            epoch: row.epoch,
+            fence: row.fence(),
             lease: worker.options.lease,
             // Two beats may be missed before the lease ends.
             interval: worker.options.heartbeat.min(worker.options.lease / 3).max(Duration::from_millis(10)),
@@ -61,7 +61,7 @@ struct Heartbeat {
     queue: Queue,
     row: JobRow,
     job: JobId,
-    epoch: Epoch,
+    fence: Fence,
     lease: Duration,
     interval: Duration,
     /// The maximum duration of a job.
@@ -95,18 +95,22 @@ impl Heartbeat {
                 self.broken.cancel();
                 return;
             }
+            // What another worker has is for that worker to tell.
+            if !held {
+                return;
+            }
             self.tell();
-            if last || !held {
+            if last {
                 return;
             }
         }
     }
 
     /// Returns false once the lease is lost. An unreachable database is retried at the next beat; if it stays
-    /// unreachable for longer than the lease, the epoch prevents this attempt from publishing.
+    /// unreachable for longer than the lease, the fence prevents this attempt from publishing.
     async fn beat(&self) -> bool {
         let progress = self.control.reporter.latest();
-        match self.jobs.heartbeat(self.job, self.epoch, self.lease, progress.as_ref()).await {
+        match self.jobs.heartbeat(self.job, self.fence, self.lease, progress.as_ref()).await {
             Ok(Fenced::Held(beat)) => {
                 if beat.cancel_requested {
                     self.control.stop(StopReason::Cancel);
@@ -114,7 +118,7 @@ impl Heartbeat {
                 true
             }
             Ok(Fenced::Lost) => {
-                self.control.stop(StopReason::Cancel);
+                self.control.stop(StopReason::Lost);
                 false
             }
             Err(error) => {
@@ -141,6 +145,21 @@ impl Heartbeat {
             }
         }));
     }
+}
+
+/// Asks the database whether this attempt still has its job, before something is written that others can see. Waits
+/// for an unreachable database.
+pub(super) async fn still_held(worker: &Worker, row: &JobRow, control: &JobControl) -> Result<(), JobError> {
+    let beat = || async {
+        control.check()?;
+        worker.jobs.heartbeat(row.id(), row.fence(), worker.options.lease, None).await
+    };
+    match with_deadline("the heartbeat before the result", worker.options.database_retry, control, beat).await? {
+        Fenced::Held(beat) if beat.cancel_requested => control.stop(StopReason::Cancel),
+        Fenced::Held(_) => {}
+        Fenced::Lost => control.stop(StopReason::Lost),
+    }
+    control.check()
 }
 
 fn event(row: &JobRow, progress: Progress) -> Event {

@@ -168,6 +168,7 @@ pub(super) async fn manifest(
         content_key,
         generator: String::new(),
         created_at: String::new(),
+        submitted_at: None,
         request: row.request.clone(),
         seed: row.request.seed(),
         variants: made.variants,
@@ -194,6 +195,7 @@ pub(super) async fn write_manifest(results: &Results, row: &JobRow, manifest: Ma
         attempt: row.attempts,
         generator: concat!("acetate ", env!("CARGO_PKG_VERSION")).to_owned(),
         created_at: Timestamp::now().to_string(),
+        submitted_at: Some(row.created_at),
         request: row.request.clone(),
         ..manifest
     };

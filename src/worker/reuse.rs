@@ -13,8 +13,9 @@ use sha2::{Digest, Sha256};
 use tracing::{debug, info};
 
 use super::{
-    Reporter, Results, Worker,
+    JobControl, Results, Worker,
     inputs::{InputDigest, blocking, count},
+    lease::still_held,
     progress::Timings,
     publish::write_manifest,
 };
@@ -101,7 +102,7 @@ pub(super) async fn take(
     results: &Results,
     row: &JobRow,
     key: &ContentKey,
-    reporter: &Reporter,
+    control: &JobControl,
     timings: &mut Timings,
 ) -> Option<Published> {
     let found = match worker.jobs.results_of(&key.text, MOST_TRIED).await {
@@ -112,7 +113,7 @@ pub(super) async fn take(
         }
     };
     for source in found.iter().filter(|source| source.id() != row.id()) {
-        match copy(worker, results, row, source, reporter, timings).await {
+        match copy(worker, results, row, source, control, timings).await {
             Ok(published) => {
                 info!(from = %source.id(), "reused the result of an equal job");
                 return Some(published);
@@ -128,7 +129,7 @@ async fn copy(
     results: &Results,
     row: &JobRow,
     source: &JobRow,
-    reporter: &Reporter,
+    control: &JobControl,
     timings: &mut Timings,
 ) -> Result<Published, JobError> {
     let missing = || JobError::InputNotFound { input: source.id().to_string() };
@@ -138,15 +139,16 @@ async fn copy(
     if manifest.job != source.id() || manifest.content_key != there.content_key {
         return Err(missing());
     }
+    still_held(worker, row, control).await?;
     let copies = async {
         let total = count(manifest.files.len());
         for (index, FileEntry { name, size, sha256, .. }) in manifest.files.iter().enumerate() {
-            reporter.at(Stage::Store, count(index), total);
+            control.reporter.at(Stage::Store, count(index), total);
             let from = Stored { key: key.sibling(name)?, size: *size, sha256: sha256.clone() };
             let to = ObjectKey::new(row.id(), row.epoch, name)?;
             results.store.verify(&results.store.copy(&store, &from, to).await?).await?;
         }
-        reporter.at(Stage::Store, total, total);
+        control.reporter.at(Stage::Store, total, total);
         Ok(())
     };
     timings.measure(Stage::Store, copies).await?;
@@ -155,6 +157,7 @@ async fn copy(
     sampling.iter_mut().for_each(|sampling| sampling.passes = 0);
     let from = worker.jobs.nesting(&row.request).await?;
     let copied = Manifest { reused_from: Some(source.id()), from, sampling, timings, ..manifest };
+    still_held(worker, row, control).await?;
     write_manifest(results, row, copied).await
 }
 

@@ -12,7 +12,7 @@ use super::{
     execute::execute,
     failpoint::Point,
     inputs,
-    lease::Lease,
+    lease::{Lease, still_held},
     metrics, newer,
     own_store::waiting_for_store,
     progress::Timings,
@@ -207,21 +207,22 @@ async fn attempt(worker: &Worker, row: &JobRow, control: &JobControl) -> Result<
     let key = ContentKey::of(worker, row, &digests).await;
     if row.reuse
         && let Some(key) = &key
-        && let Some(copied) = reuse::take(worker, &results, row, key, reporter, &mut timings).await
+        && let Some(copied) = reuse::take(worker, &results, row, key, control, &mut timings).await
     {
-        check(control)?;
+        control.check()?;
         return Ok(AttemptResult::New(copied));
     }
     let pictures = timings.measure(Stage::Decode, inputs::decode(worker, files, reporter)).await?;
-    check(control)?;
+    control.check()?;
     let mut made = execute(worker, &row.request, pictures, control).await?;
-    check(control)?;
+    control.check()?;
     timings.merge(std::mem::take(&mut made.timings));
     let pngs = timings.measure(Stage::EncodePng, publish::encode(&mut made, reporter)).await?;
+    still_held(worker, row, control).await?;
     let target = publish::ResultTarget { worker, results: &results, row, control };
     let files = timings.measure(Stage::Store, publish::store(&target, pngs)).await?;
     // The job can be cancelled up to here.
-    check(control)?;
+    still_held(worker, row, control).await?;
     let key = key.filter(|key| key.is_of(&made.weights)).map(|key| key.text);
     let published = publish::manifest(&target, made, key, files, timings).await?;
     worker.options.failpoint.at(Point::Manifest, Some(row.id()));
@@ -242,6 +243,10 @@ async fn settle(
     made: Result<AttemptResult, JobError>,
     control: &JobControl,
 ) -> Result<Fenced<JobRow>, JobError> {
+    // Neither an end nor an event: both are for whoever has the job now.
+    if control.why() == Some(StopReason::Lost) {
+        return Ok(Fenced::Lost);
+    }
     // If the row already has this ending, it is ours: the commit was applied, but the reply was lost.
     let limit = worker.options.database_retry;
     match with_deadline("the job's end", limit, control, || end(worker, row, &made, control)).await {
@@ -260,22 +265,22 @@ async fn end(
     made: &Result<AttemptResult, JobError>,
     control: &JobControl,
 ) -> Result<Fenced<JobRow>, JobError> {
-    let (jobs, id, epoch) = (&worker.jobs, row.id(), row.epoch);
+    let (jobs, id, fence) = (&worker.jobs, row.id(), row.fence());
     let error = match (made, control.why()) {
         (Ok(AttemptResult::Known(Known { result, epoch: made_at })), _) => {
             warn!(
                 manifest = result.manifest,
                 "not run again: its result is already in the store; a worker died before it could say so, or the database was restored"
             );
-            return jobs.adopt(id, epoch, result, *made_at).await;
+            return jobs.adopt(id, fence, result, *made_at).await;
         }
         (Ok(AttemptResult::New(result)), _) => {
             info!(files = result.files.len(), "succeeded");
-            return jobs.succeed(id, epoch, result).await;
+            return jobs.succeed(id, fence, result).await;
         }
         (Err(JobError::Cancelled), Some(StopReason::GiveBack)) => {
             info!("given back");
-            return jobs.give_back(id, epoch).await;
+            return jobs.give_back(id, fence).await;
         }
         (Err(JobError::Cancelled), Some(StopReason::TimeIsUp)) => {
             &JobError::TimedOut { seconds: worker.options.job_timeout.as_secs_f64() }
@@ -286,25 +291,21 @@ async fn end(
     match next_step(error, row.attempts, worker.options.max_attempts, &worker.options.backoff) {
         RetryDecision::Cancel => {
             info!("cancelled");
-            jobs.cancelled(id, epoch).await
+            jobs.cancelled(id, fence).await
         }
         RetryDecision::Fail => {
             info!(code = record.code, reason = record.message, "failed");
-            jobs.fail(id, epoch, &record).await
+            jobs.fail(id, fence, &record).await
         }
         RetryDecision::Quarantine => {
             let exhausted = exhausted_by(row.attempts, &record);
             warn!(code = record.code, "quarantined");
-            jobs.fail(id, epoch, &ErrorRecord::from(&exhausted)).await
+            jobs.fail(id, fence, &ErrorRecord::from(&exhausted)).await
         }
         RetryDecision::Retry(delay) => {
             info!(code = record.code, reason = record.message, delay_s = delay.as_secs_f64(), "returned to the queue");
             metrics::retry(&record);
-            jobs.requeue(id, epoch, &record, delay).await
+            jobs.requeue(id, fence, &record, delay).await
         }
     }
-}
-
-fn check(control: &JobControl) -> Result<(), JobError> {
-    if control.cancel.is_cancelled() { Err(JobError::Cancelled) } else { Ok(()) }
 }

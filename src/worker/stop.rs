@@ -6,17 +6,19 @@ use std::sync::{
 };
 
 use super::Reporter;
-use crate::engine::CancelToken;
+use crate::{engine::CancelToken, job::JobError};
 
 /// Why a job stops before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopReason {
-    /// It was cancelled, or another worker has taken it over.
+    /// It was cancelled.
     Cancel,
     /// This worker is stopping: the job is given back, and the attempt does not count.
     GiveBack,
     /// It exceeded the maximum duration.
     TimeIsUp,
+    /// Its lease was lost: another worker has it, or will. This one writes nothing more about it.
+    Lost,
 }
 
 /// Cancellation and progress of one job. Clones share state.
@@ -38,9 +40,15 @@ impl JobControl {
             StopReason::Cancel => 1,
             StopReason::GiveBack => 2,
             StopReason::TimeIsUp => 3,
+            StopReason::Lost => 4,
         };
         let _ = self.why.compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire);
         self.cancel.cancel();
+    }
+
+    /// [`JobError::Cancelled`] once it was stopped.
+    pub fn check(&self) -> Result<(), JobError> {
+        if self.cancel.is_cancelled() { Err(JobError::Cancelled) } else { Ok(()) }
     }
 
     /// If the token itself was cancelled, as by Ctrl-C, the reason is [`StopReason::Cancel`].
@@ -49,7 +57,8 @@ impl JobControl {
             0 => self.cancel.is_cancelled().then_some(StopReason::Cancel),
             1 => Some(StopReason::Cancel),
             2 => Some(StopReason::GiveBack),
-            _ => Some(StopReason::TimeIsUp),
+            3 => Some(StopReason::TimeIsUp),
+            _ => Some(StopReason::Lost),
         }
     }
 }

@@ -7,6 +7,7 @@ use super::no_such_job;
 use crate::{
     app::Submitter,
     cli::{Failure, job_name::JobName, output},
+    database::EndedJob,
     job::JobError,
 };
 
@@ -42,7 +43,7 @@ pub async fn delete(submitter: &Submitter, args: DeleteArgs) -> Result<(), Failu
         rows.push(row);
     }
     let (mut ids, mut files) = (Vec::new(), 0);
-    let mut kept = None;
+    let (mut kept, mut changed) = (None, Vec::new());
     for row in &rows {
         // Files first: if the process stops in between, the rows still name the remaining files.
         if !args.keep_files {
@@ -53,8 +54,11 @@ pub async fn delete(submitter: &Submitter, args: DeleteArgs) -> Result<(), Failu
                 continue;
             }
         }
-        submitter.jobs.forget(&[row.id()]).await?;
-        ids.push(row.id());
+        if submitter.jobs.forget(&[EndedJob::from(row)]).await?.left > 0 {
+            changed.push(row.id().to_string());
+        } else {
+            ids.push(row.id());
+        }
     }
     if args.json {
         output::json(&json!({ "deleted": ids, "files": files }))?;
@@ -62,13 +66,16 @@ pub async fn delete(submitter: &Submitter, args: DeleteArgs) -> Result<(), Failu
         let jobs = output::count(ids.len() as u64, "job");
         output::line(&format!("deleted {jobs} and {}", output::count(files, "file")))?;
     }
+    let retried = || format!("retried meanwhile, and left: {}", changed.join(", "));
     match kept {
-        None => Ok(()),
+        None if changed.is_empty() => Ok(()),
+        None => Err(Failure::Job(retried())),
         Some(error) => {
-            let kept = output::count((rows.len() - ids.len()) as u64, "job");
+            let kept = output::count((rows.len() - ids.len() - changed.len()) as u64, "job");
+            let changed = if changed.is_empty() { String::new() } else { format!("\n{}", retried()) };
             Err(Failure::Job(format!(
                 "{kept} left because of files that could not be deleted: {error}\nrun the same command again when that \
-                 is fixed, or with --keep-files"
+                 is fixed, or with --keep-files{changed}"
             )))
         }
     }

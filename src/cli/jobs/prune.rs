@@ -10,8 +10,8 @@ use crate::{
     app::Submitter,
     cli::{Failure, global::GlobalArgs, output},
     config::LoadedConfig,
-    database::{PruneRules, Pruned},
-    job::{BatchId, JobError, JobId, JobObjects, JobState},
+    database::{EndedJob, PruneRules, Pruned},
+    job::{BatchId, JobError, JobObjects, JobState},
     store::NamedUploads,
 };
 
@@ -56,6 +56,8 @@ struct PruneReport {
     /// Jobs that stay because their files could not be deleted, and the first reason.
     kept: u64,
     reason: Option<JobError>,
+    /// Jobs that stay because they were queued again since they were looked at.
+    changed: u64,
     /// Jobs whose output prefix could not be looked at.
     unchecked: u64,
     /// Uploaded pictures that no job names.
@@ -147,7 +149,7 @@ async fn step(
     report: &mut PruneReport,
 ) -> Result<bool, Failure> {
     let mut possible = true;
-    let mut ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
+    let mut ended: Vec<EndedJob> = jobs.iter().map(EndedJob::from).collect();
     if !args.keep_files {
         let objects: Vec<_> = jobs.iter().filter(|job| job.epoch.0 > 0).map(objects).collect();
         let deletion = submitter.stores.delete_results(&objects).await;
@@ -159,13 +161,15 @@ async fn step(
         }
         report.unchecked += deletion.unchecked.len() as u64;
         possible = objects.is_empty() || deletion.failed.len() < objects.len();
-        ids.retain(|id| !deletion.failed.contains_key(id));
+        ended.retain(|job| !deletion.failed.contains_key(&job.id));
         report.kept += deletion.failed.len() as u64;
         if let Some(error) = deletion.failed.into_values().next() {
             report.reason.get_or_insert(error);
         }
     }
-    report.jobs += submitter.jobs.prune(&ids, args.batch.as_ref()).await?;
+    let forgotten = submitter.jobs.prune(&ended, args.batch.as_ref()).await?;
+    report.jobs += forgotten.deleted;
+    report.changed += forgotten.left;
     Ok(possible)
 }
 
@@ -180,9 +184,11 @@ fn objects(job: &Pruned) -> JobObjects {
 }
 
 fn finish(args: &PruneArgs, report: &PruneReport, stopped: bool, total: u64) -> Result<(), Failure> {
-    let PruneReport { jobs, files, kept, unchecked, uploads, .. } = *report;
+    let PruneReport { jobs, files, kept, changed, unchecked, uploads, .. } = *report;
     if args.json {
-        output::json(&json!({ "jobs": jobs, "files": files, "uploads": uploads, "kept": kept, "dry_run": false }))?;
+        output::json(&json!({
+            "jobs": jobs, "files": files, "uploads": uploads, "kept": kept, "changed": changed, "dry_run": false,
+        }))?;
     } else {
         let pictures = match uploads {
             0 => String::new(),
@@ -193,6 +199,9 @@ fn finish(args: &PruneArgs, report: &PruneReport, stopped: bool, total: u64) -> 
             output::count(jobs, "job"),
             output::count(files, "file")
         ))?;
+    }
+    if changed > 0 {
+        output::error(&format!("{} left: retried since they were looked at", output::count(changed, "job")));
     }
     if unchecked > 0 {
         output::error(&format!(

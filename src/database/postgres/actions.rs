@@ -129,7 +129,9 @@ impl PostgresJobStore {
 
     pub async fn is_submitted_by(&self, id: JobId, actor: &str) -> Result<bool, JobError> {
         let query = sqlx::query(
-            "SELECT id AS entry FROM actions WHERE job = $1 AND actor = $2 AND action = 'submitted' LIMIT 1",
+            "SELECT id AS entry FROM actions
+              WHERE job = $1 AND actor = $2 AND action = 'submitted'
+                AND at >= (SELECT created_at FROM jobs WHERE jobs.id = $1) LIMIT 1",
         )
         .bind(id.to_string())
         .bind(actor);

@@ -3,7 +3,7 @@
 use super::{open::PostgresJobStore, transition::ROUNDS};
 use crate::{
     database::{
-        Claim, ClaimRules, JobRow,
+        Claim, ClaimId, ClaimRules, JobRow,
         row_mapping::{job_columns, milliseconds, read_job},
         transitions::{ClaimRefusal, Transition, exhausted, is_conflict, overtaken, standing},
     },
@@ -52,9 +52,10 @@ impl PostgresJobStore {
         Err(overtaken(id))
     }
 
-    /// Increments the epoch and the attempts, sets the lease, adds the attempt to the history, and removes the job's
-    /// dispatches; does nothing if the job is not free. `dead` is a worker whose lease need not have ended, and the
-    /// epoch at which it died.
+    /// Increments the epoch and the attempts, draws the claim's id, sets the lease, adds the attempt to the history,
+    /// and removes the job's dispatches; does nothing if the job is not free. An id that was another job's goes on
+    /// after that one's last epoch, so that its files are never taken for this one's. `dead` is a worker whose lease
+    /// need not have ended, and the epoch at which it died.
     async fn take(
         &self,
         id: JobId,
@@ -66,9 +67,10 @@ impl PostgresJobStore {
         let query = sqlx::query(concat!(
             "WITH taken AS (
                 UPDATE jobs
-                   SET state = 'running', epoch = epoch + 1, attempts = attempts + 1, worker = $2,
-                       lease_until = acetate_now() + $3, started_at = acetate_now(), updated_at = acetate_now(),
-                       quiet_until = 0
+                   SET state = 'running', claim = $11,
+                       epoch = GREATEST(epoch, (SELECT gone.epoch FROM tombstones AS gone WHERE gone.id = jobs.id)) + 1,
+                       attempts = attempts + 1, worker = $2, lease_until = acetate_now() + $3,
+                       started_at = acetate_now(), updated_at = acetate_now(), quiet_until = 0
                  WHERE id = $1 AND NOT cancel_requested AND attempts < $4
                    AND ($5::TEXT IS NULL OR fingerprint = $5)
                    AND ((state = 'queued' AND available_at <= acetate_now())
@@ -82,7 +84,7 @@ impl PostgresJobStore {
              lost AS (
                 UPDATE attempts SET ended_at = taken.updated_at, outcome = 'lost'
                   FROM taken
-                 WHERE attempts.job = taken.id AND attempts.epoch = taken.epoch - 1 AND attempts.ended_at IS NULL),
+                 WHERE attempts.job = taken.id AND attempts.epoch < taken.epoch AND attempts.ended_at IS NULL),
              dispatched AS (
                 DELETE FROM outbox USING taken WHERE outbox.job = taken.id AND topic || '' = 'dispatch'),
              begun AS (
@@ -101,7 +103,8 @@ impl PostgresJobStore {
         .bind(dead.map(|(_, epoch)| epoch))
         .bind(i64::from(self.rules.tenant_limit))
         .bind(names)
-        .bind(limits);
+        .bind(limits)
+        .bind(ClaimId::draw().to_string());
         let Some(row) = self.one(query).await? else { return Ok(None) };
         self.signal.tell();
         Ok(Some(Box::new(read_job(&row)?)))

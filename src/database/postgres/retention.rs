@@ -6,11 +6,11 @@ use sqlx::{Postgres, QueryBuilder};
 use super::{actions::noted, open::PostgresJobStore};
 use crate::{
     database::{
-        Action, PrunePage, PruneRules, Subject, SweepCursor,
+        Action, EndedJob, Forgotten, PrunePage, PruneRules, Subject, SweepCursor,
         retention::{prune_page, pruned_columns},
         row_mapping::Columns,
     },
-    job::{BatchId, JobError, JobId},
+    job::{BatchId, JobError},
 };
 
 /// The number of rows deleted by one statement.
@@ -41,35 +41,42 @@ impl PostgresJobStore {
         prune_page(&self.all(query.build()).await?, rules.limit)
     }
 
-    pub async fn delete_rows(&self, ids: &[JobId]) -> Result<u64, JobError> {
-        let subject = |chunk: &[JobId]| match chunk {
-            [id] => Subject::Job(*id, None),
+    pub async fn delete_rows(&self, jobs: &[EndedJob]) -> Result<Forgotten, JobError> {
+        let subject = |chunk: &[EndedJob]| match chunk {
+            [job] => Subject::Job(job.id, None),
             _ => Subject::Many(None),
         };
-        self.remove(ids, |chunk| self.note(Action::Deleted, subject(chunk))).await
+        self.remove(jobs, |chunk| self.note(Action::Deleted, subject(chunk))).await
     }
 
-    pub async fn prune_rows(&self, ids: &[JobId], batch: Option<&BatchId>) -> Result<u64, JobError> {
-        self.remove(ids, |_| self.note(Action::Pruned, Subject::Many(batch))).await
+    pub async fn prune_rows(&self, jobs: &[EndedJob], batch: Option<&BatchId>) -> Result<Forgotten, JobError> {
+        self.remove(jobs, |_| self.note(Action::Pruned, Subject::Many(batch))).await
     }
 
     async fn remove(
         &self,
-        ids: &[JobId],
-        note: impl Fn(&[JobId]) -> Option<Vec<Option<String>>>,
-    ) -> Result<u64, JobError> {
-        let mut forgotten = 0;
-        for chunk in ids.chunks(CHUNK) {
-            // Locked in the order of sweeps, so that none of them waits for each other.
+        jobs: &[EndedJob],
+        note: impl Fn(&[EndedJob]) -> Option<Vec<Option<String>>>,
+    ) -> Result<Forgotten, JobError> {
+        let mut forgotten = Forgotten::default();
+        for chunk in jobs.chunks(CHUNK) {
+            // Locked in the order of sweeps, so that none of them waits for each other. The last epoch is not always
+            // the row's: a result that was found in the store has an earlier one.
             let query = sqlx::query(concat!(
-                "WITH ended AS (
-                    SELECT id FROM jobs
-                     WHERE id = ANY($1) AND state || '' IN ('succeeded', 'failed', 'cancelled')
-                     ORDER BY created_at, id FOR UPDATE),
-                 gone AS (DELETE FROM jobs WHERE id = ANY(ARRAY(SELECT id FROM ended)) RETURNING id),
+                "WITH seen AS (
+                    SELECT * FROM UNNEST($1::TEXT[], $3::BIGINT[], $4::BIGINT[]) AS seen (id, epoch, finished_at)),
+                 ended AS (
+                    SELECT jobs.id FROM jobs JOIN seen ON seen.id = jobs.id
+                     WHERE jobs.id = ANY($1) AND state || '' IN ('succeeded', 'failed', 'cancelled')
+                       AND jobs.epoch = seen.epoch AND jobs.finished_at = seen.finished_at
+                     ORDER BY created_at, jobs.id FOR UPDATE OF jobs),
+                 gone AS (DELETE FROM jobs WHERE id = ANY(ARRAY(SELECT id FROM ended)) RETURNING id, epoch),
                  remembered AS (
-                    INSERT INTO tombstones (id, deleted_at) SELECT id, acetate_now() FROM gone
-                    ON CONFLICT (id) DO UPDATE SET deleted_at = EXCLUDED.deleted_at),
+                    INSERT INTO tombstones (id, deleted_at, epoch)
+                    SELECT id, acetate_now(), GREATEST(epoch, (SELECT MAX(attempts.epoch) FROM attempts WHERE job = gone.id))
+                      FROM gone
+                    ON CONFLICT (id) DO UPDATE
+                       SET deleted_at = EXCLUDED.deleted_at, epoch = GREATEST(tombstones.epoch, EXCLUDED.epoch)),
                  undispatched AS (
                     DELETE FROM outbox WHERE id = ANY(ARRAY(
                         SELECT sent.id FROM gone CROSS JOIN LATERAL (
@@ -78,11 +85,15 @@ impl PostgresJobStore {
                  given_up AS (
                     DELETE FROM webhooks USING gone WHERE webhooks.job = gone.id AND gave_up_at IS NOT NULL), ",
                 noted!("gone", "$2"),
-                " SELECT id FROM gone"
+                " SELECT (SELECT COUNT(*) FROM gone) AS deleted,
+                         (SELECT COUNT(*) FROM jobs WHERE id = ANY($1)) - (SELECT COUNT(*) FROM gone) AS remaining"
             ))
-            .bind(chunk.iter().map(JobId::to_string).collect::<Vec<_>>())
-            .bind(note(chunk));
-            forgotten += u64::try_from(self.all(query).await?.len()).unwrap_or(u64::MAX);
+            .bind(chunk.iter().map(|job| job.id.to_string()).collect::<Vec<_>>())
+            .bind(note(chunk))
+            .bind(chunk.iter().map(|job| job.epoch.0).collect::<Vec<_>>())
+            .bind(chunk.iter().map(|job| job.finished_at.map(Timestamp::as_millisecond)).collect::<Vec<_>>());
+            let row = self.one(query).await?.ok_or_else(|| JobError::database("it does not say what it deleted"))?;
+            forgotten += Forgotten { deleted: row.small("deleted")?, left: row.small("remaining")? };
         }
         self.signal.tell();
         Ok(forgotten)

@@ -192,6 +192,7 @@ fn fresh(request: &JobRequest, options: &SubmitOptions, created_at: Timestamp) -
         state: JobState::Queued,
         attempts: 0,
         epoch: Epoch(0),
+        claim: None,
         progress: None,
         error: None,
         cancel_requested: false,

@@ -77,7 +77,7 @@ impl PostgresJobStore {
         for row in rows {
             let transition = Transition::end(row, JobState::Cancelled, &JobError::Cancelled, now, self.mode)?;
             ids.push(transition.row.id().to_string());
-            epochs.push(transition.seen.epoch.0);
+            epochs.push(transition.seen.fence.epoch.0);
             payloads.push(transition.event);
         }
         let query = sqlx::query(concat!(

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{actions::noted, open::PostgresJobStore};
 use crate::{
     database::{
-        Action, CancelOutcome, Fenced, HeartbeatReply, JobRow, LeaseState, Published, RetryOutcome, Subject,
+        Action, CancelOutcome, Fence, Fenced, HeartbeatReply, JobRow, LeaseState, Published, RetryOutcome, Subject,
         row_mapping::{Columns, job_columns, milliseconds, read_job, timestamp, to_json},
         transitions::{Ending, Transition, overtaken},
     },
@@ -19,47 +19,47 @@ use crate::{
 pub(super) const ROUNDS: usize = 10;
 
 impl PostgresJobStore {
-    pub async fn succeed(&self, id: JobId, epoch: Epoch, result: &Published) -> Result<Fenced<JobRow>, JobError> {
-        self.settle(id, epoch, Ending::Succeeded(result)).await
+    pub async fn succeed(&self, id: JobId, fence: Fence, result: &Published) -> Result<Fenced<JobRow>, JobError> {
+        self.settle(id, fence, Ending::Succeeded(result)).await
     }
 
     pub async fn adopt(
         &self,
         id: JobId,
-        epoch: Epoch,
+        fence: Fence,
         result: &Published,
         made_at: Epoch,
     ) -> Result<Fenced<JobRow>, JobError> {
-        self.settle(id, epoch, Ending::Adopted(result, made_at)).await
+        self.settle(id, fence, Ending::Adopted(result, made_at)).await
     }
 
-    pub async fn fail(&self, id: JobId, epoch: Epoch, error: &ErrorRecord) -> Result<Fenced<JobRow>, JobError> {
-        self.settle(id, epoch, Ending::Failed(error)).await
+    pub async fn fail(&self, id: JobId, fence: Fence, error: &ErrorRecord) -> Result<Fenced<JobRow>, JobError> {
+        self.settle(id, fence, Ending::Failed(error)).await
     }
 
     pub async fn requeue(
         &self,
         id: JobId,
-        epoch: Epoch,
+        fence: Fence,
         error: &ErrorRecord,
         delay: Duration,
     ) -> Result<Fenced<JobRow>, JobError> {
-        self.settle(id, epoch, Ending::Requeued(error, delay)).await
+        self.settle(id, fence, Ending::Requeued(error, delay)).await
     }
 
-    pub async fn give_back(&self, id: JobId, epoch: Epoch) -> Result<Fenced<JobRow>, JobError> {
-        self.settle(id, epoch, Ending::GivenBack).await
+    pub async fn give_back(&self, id: JobId, fence: Fence) -> Result<Fenced<JobRow>, JobError> {
+        self.settle(id, fence, Ending::GivenBack).await
     }
 
-    pub async fn cancelled(&self, id: JobId, epoch: Epoch) -> Result<Fenced<JobRow>, JobError> {
-        self.settle(id, epoch, Ending::Cancelled).await
+    pub async fn cancelled(&self, id: JobId, fence: Fence) -> Result<Fenced<JobRow>, JobError> {
+        self.settle(id, fence, Ending::Cancelled).await
     }
 
-    async fn settle(&self, id: JobId, epoch: Epoch, ending: Ending<'_>) -> Result<Fenced<JobRow>, JobError> {
+    async fn settle(&self, id: JobId, fence: Fence, ending: Ending<'_>) -> Result<Fenced<JobRow>, JobError> {
         for _ in 0..ROUNDS {
             let Some((row, now)) = self.read(id).await? else { return Ok(Fenced::Lost) };
-            if row.epoch != epoch || row.state != JobState::Running {
-                return Ok(if ending.stands(&row, epoch) { Fenced::Held(row) } else { Fenced::Lost });
+            if row.fence() != fence || row.state != JobState::Running {
+                return Ok(if ending.stands(&row, fence) { Fenced::Held(row) } else { Fenced::Lost });
             }
             let transition = Transition::settle(row, ending, now, self.mode)?;
             if self.write(&transition).await? {
@@ -72,7 +72,7 @@ impl PostgresJobStore {
     pub async fn heartbeat(
         &self,
         id: JobId,
-        epoch: Epoch,
+        fence: Fence,
         lease: Duration,
         progress: Option<&Progress>,
     ) -> Result<Fenced<HeartbeatReply>, JobError> {
@@ -82,14 +82,15 @@ impl PostgresJobStore {
                 SET lease_until = acetate_now() + $3, updated_at = acetate_now(), quiet_until = 0,
                     progress = CASE WHEN $4 > progress_sequence THEN $5 ELSE progress END,
                     progress_sequence = GREATEST(progress_sequence, $4)
-              WHERE id = $1 AND epoch = $2 AND state || '' = 'running'
+              WHERE id = $1 AND epoch = $2 AND claim IS NOT DISTINCT FROM $6 AND state || '' = 'running'
           RETURNING cancel_requested",
         )
         .bind(id.to_string())
-        .bind(epoch.0)
+        .bind(fence.epoch.0)
         .bind(milliseconds(lease))
         .bind(sequence)
-        .bind(progress.map(to_json).transpose()?);
+        .bind(progress.map(to_json).transpose()?)
+        .bind(fence.claim_text());
         match self.one(beat).await? {
             Some(row) => Ok(Fenced::Held(HeartbeatReply { cancel_requested: row.flag("cancel_requested")? })),
             None => Ok(Fenced::Lost),
@@ -175,7 +176,8 @@ impl PostgresJobStore {
                        cancel_id = CASE WHEN $6 = 'queued' THEN NULL ELSE cancel_id END,
                        available_at = $12, quiet_until = $12, cancel_requested = $13, worker = NULL,
                        lease_until = NULL, updated_at = $14, finished_at = $15
-                 WHERE id = $1 AND epoch = $2 AND state || '' = $3 AND cancel_requested = $4
+                 WHERE id = $1 AND epoch = $2 AND claim IS NOT DISTINCT FROM $28 AND state || '' = $3
+                   AND cancel_requested = $4
                    AND ($5::BIGINT IS NULL OR lease_until = $5)
              RETURNING id, kind, priority, tenant, batch, webhook, traceparent, tracestate),
              closed AS (
@@ -200,7 +202,7 @@ impl PostgresJobStore {
             " SELECT 1 FROM changed"
         ))
         .bind(row.id().to_string())
-        .bind(seen.epoch.0)
+        .bind(seen.fence.epoch.0)
         .bind(seen.state.as_str())
         .bind(seen.cancel_requested)
         .bind(seen.lease_until)
@@ -225,7 +227,8 @@ impl PostgresJobStore {
         .bind(note)
         .bind(result.and_then(|result| result.fidelity.as_ref()).map(to_json).transpose()?)
         .bind(result.and_then(|result| result.content_key.as_deref()))
-        .bind(result.and_then(|result| result.reused_from).map(|job| job.to_string()));
+        .bind(result.and_then(|result| result.reused_from).map(|job| job.to_string()))
+        .bind(seen.fence.claim_text());
         let written = self.one(query).await?.is_some();
         if written {
             self.signal.tell();

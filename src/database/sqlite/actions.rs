@@ -82,12 +82,16 @@ impl SqliteJobStore {
     }
 
     pub async fn is_submitted_by(&self, id: JobId, actor: &str) -> Result<bool, JobError> {
-        let row = sqlx::query("SELECT id FROM actions WHERE job = ? AND actor = ? AND action = 'submitted' LIMIT 1")
-            .bind(id.to_string())
-            .bind(actor)
-            .fetch_optional(&self.readers)
-            .await
-            .map_err(database)?;
+        let row = sqlx::query(
+            "SELECT id FROM actions
+              WHERE job = ?1 AND actor = ?2 AND action = 'submitted'
+                AND at >= (SELECT created_at FROM jobs WHERE jobs.id = ?1) LIMIT 1",
+        )
+        .bind(id.to_string())
+        .bind(actor)
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(database)?;
         Ok(row.is_some())
     }
 

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     database::{
-        Claim, ClaimRules, JobRow,
+        Claim, ClaimId, ClaimRules, JobRow,
         row_mapping::{after, job_columns, read_job},
         transitions::{ClaimRefusal, Transition, exhausted, is_conflict, standing},
     },
@@ -59,6 +59,7 @@ impl SqliteJobStore {
     }
 }
 
+/// An id that was another job's goes on after that one's last epoch, so that its files are never taken for this one's.
 async fn take(tx: &mut SqliteConnection, row: &JobRow, now: i64, rules: &ClaimRules<'_>) -> Result<Claim, JobError> {
     let id = row.id().to_string();
     sqlx::query(
@@ -72,7 +73,8 @@ async fn take(tx: &mut SqliteConnection, row: &JobRow, now: i64, rules: &ClaimRu
     .map_err(database)?;
     let taken = sqlx::query(concat!(
         "UPDATE jobs
-            SET state = 'running', epoch = epoch + 1, attempts = attempts + 1,
+            SET state = 'running', claim = ?6, attempts = attempts + 1,
+                epoch = MAX(epoch, COALESCE((SELECT gone.epoch FROM tombstones AS gone WHERE gone.id = jobs.id), 0)) + 1,
                 worker = ?3, lease_until = ?4, started_at = ?5, updated_at = ?5, quiet_until = 0
           WHERE id = ?1 AND epoch = ?2
       RETURNING ",
@@ -83,6 +85,7 @@ async fn take(tx: &mut SqliteConnection, row: &JobRow, now: i64, rules: &ClaimRu
     .bind(rules.worker)
     .bind(after(now, rules.lease))
     .bind(now)
+    .bind(ClaimId::draw().to_string())
     .fetch_one(&mut *tx)
     .await
     .map_err(database)?;

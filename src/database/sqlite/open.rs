@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The migrations in order; the file's `user_version` is the number of those applied.
-const MIGRATIONS: [&str; 18] = [
+const MIGRATIONS: [&str; 19] = [
     include_str!("../../../migrations/sqlite/0001_jobs.sql"),
     include_str!("../../../migrations/sqlite/0002_service.sql"),
     include_str!("../../../migrations/sqlite/0003_listing.sql"),
@@ -41,6 +41,7 @@ const MIGRATIONS: [&str; 18] = [
     include_str!("../../../migrations/sqlite/0016_reuse.sql"),
     include_str!("../../../migrations/sqlite/0017_undo.sql"),
     include_str!("../../../migrations/sqlite/0018_sources.sql"),
+    include_str!("../../../migrations/sqlite/0019_claims.sql"),
 ];
 
 /// How long a write waits for another process to finish its own.

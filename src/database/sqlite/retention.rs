@@ -9,12 +9,12 @@ use super::{
 };
 use crate::{
     database::{
-        Action, PrunePage, PruneRules, Subject, SweepCursor,
+        Action, EndedJob, Forgotten, PrunePage, PruneRules, Subject, SweepCursor,
         actions::AuditEntry,
         retention::{prune_page, pruned_columns},
         row_mapping::{Columns, timestamp, to_json},
     },
-    job::{BatchId, JobError, JobId},
+    job::{BatchId, JobError, JobState},
 };
 
 /// The number of rows deleted in one transaction.
@@ -46,43 +46,60 @@ impl SqliteJobStore {
         prune_page(&query.build().fetch_all(&self.readers).await.map_err(database)?, rules.limit)
     }
 
-    pub async fn delete_rows(&self, ids: &[JobId]) -> Result<u64, JobError> {
-        let subject = |chunk: &[JobId]| match chunk {
-            [id] => Subject::Job(*id, None),
+    pub async fn delete_rows(&self, jobs: &[EndedJob]) -> Result<Forgotten, JobError> {
+        let subject = |chunk: &[EndedJob]| match chunk {
+            [job] => Subject::Job(job.id, None),
             _ => Subject::Many(None),
         };
-        self.remove(ids, |chunk| self.note(Action::Deleted, subject(chunk))).await
+        self.remove(jobs, |chunk| self.note(Action::Deleted, subject(chunk))).await
     }
 
-    pub async fn prune_rows(&self, ids: &[JobId], batch: Option<&BatchId>) -> Result<u64, JobError> {
-        self.remove(ids, |_| self.note(Action::Pruned, Subject::Many(batch))).await
+    pub async fn prune_rows(&self, jobs: &[EndedJob], batch: Option<&BatchId>) -> Result<Forgotten, JobError> {
+        self.remove(jobs, |_| self.note(Action::Pruned, Subject::Many(batch))).await
     }
 
-    async fn remove(&self, ids: &[JobId], note: impl Fn(&[JobId]) -> Option<AuditEntry>) -> Result<u64, JobError> {
-        let mut forgotten = 0;
-        for chunk in ids.chunks(CHUNK) {
+    async fn remove(
+        &self,
+        jobs: &[EndedJob],
+        note: impl Fn(&[EndedJob]) -> Option<AuditEntry>,
+    ) -> Result<Forgotten, JobError> {
+        let mut forgotten = Forgotten::default();
+        for chunk in jobs.chunks(CHUNK) {
             let note = note(chunk);
-            let ids = to_json(&chunk)?;
             let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+            let (mut ids, mut left) = (Vec::new(), 0);
+            for job in chunk {
+                let row = sqlx::query("SELECT state, epoch, finished_at FROM jobs WHERE id = ?")
+                    .bind(job.id.to_string())
+                    .fetch_optional(&mut *tx)
+                    .await
+                    .map_err(database)?;
+                let Some(row) = row else { continue };
+                let as_read = row.number("epoch")? == job.epoch.0 && row.maybe_time("finished_at")? == job.finished_at;
+                match row.word::<JobState>("state")?.is_terminal() && as_read {
+                    true => ids.push(job.id),
+                    false => left += 1,
+                }
+            }
+            let ids = to_json(&ids)?;
+            // The last epoch is not always the row's: a result that was found in the store has an earlier one.
             sqlx::query(
-                "INSERT INTO tombstones (id, deleted_at)
-                 SELECT id, ?2 FROM jobs
-                  WHERE id IN (SELECT value FROM json_each(?1)) AND state IN ('succeeded', 'failed', 'cancelled')
-                 ON CONFLICT (id) DO UPDATE SET deleted_at = excluded.deleted_at",
+                "INSERT INTO tombstones (id, deleted_at, epoch)
+                 SELECT id, ?2, MAX(epoch, COALESCE((SELECT MAX(attempts.epoch) FROM attempts WHERE job = jobs.id), 0))
+                   FROM jobs WHERE id IN (SELECT value FROM json_each(?1))
+                 ON CONFLICT (id) DO UPDATE
+                    SET deleted_at = excluded.deleted_at, epoch = MAX(tombstones.epoch, excluded.epoch)",
             )
             .bind(&ids)
             .bind(now_ms())
             .execute(&mut *tx)
             .await
             .map_err(database)?;
-            let gone = sqlx::query(
-                "DELETE FROM jobs
-                  WHERE id IN (SELECT value FROM json_each(?1)) AND state IN ('succeeded', 'failed', 'cancelled')",
-            )
-            .bind(&ids)
-            .execute(&mut *tx)
-            .await
-            .map_err(database)?;
+            let gone = sqlx::query("DELETE FROM jobs WHERE id IN (SELECT value FROM json_each(?1))")
+                .bind(&ids)
+                .execute(&mut *tx)
+                .await
+                .map_err(database)?;
             sqlx::query(
                 "DELETE FROM outbox
                   WHERE topic = 'dispatch' AND job IN (SELECT value FROM json_each(?1))
@@ -103,7 +120,7 @@ impl SqliteJobStore {
             .map_err(database)?;
             write_note(&mut tx, note, gone.rows_affected()).await?;
             tx.commit().await.map_err(database)?;
-            forgotten += gone.rows_affected();
+            forgotten += Forgotten { deleted: gone.rows_affected(), left };
         }
         self.signal.tell();
         Ok(forgotten)

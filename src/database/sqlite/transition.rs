@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     database::{
-        Action, CancelOutcome, Fenced, HeartbeatReply, JobRow, LeaseState, OutboxMode, Published, RetryOutcome,
+        Action, CancelOutcome, Fence, Fenced, HeartbeatReply, JobRow, LeaseState, OutboxMode, Published, RetryOutcome,
         Subject,
         outbox::Topic,
         row_mapping::{Columns, after, job_columns, read_job, timestamp, to_json},
@@ -20,47 +20,47 @@ use crate::{
 };
 
 impl SqliteJobStore {
-    pub async fn succeed(&self, id: JobId, epoch: Epoch, result: &Published) -> Result<Fenced<JobRow>, JobError> {
-        self.settle(id, epoch, Ending::Succeeded(result)).await
+    pub async fn succeed(&self, id: JobId, fence: Fence, result: &Published) -> Result<Fenced<JobRow>, JobError> {
+        self.settle(id, fence, Ending::Succeeded(result)).await
     }
 
     pub async fn adopt(
         &self,
         id: JobId,
-        epoch: Epoch,
+        fence: Fence,
         result: &Published,
         made_at: Epoch,
     ) -> Result<Fenced<JobRow>, JobError> {
-        self.settle(id, epoch, Ending::Adopted(result, made_at)).await
+        self.settle(id, fence, Ending::Adopted(result, made_at)).await
     }
 
-    pub async fn fail(&self, id: JobId, epoch: Epoch, error: &ErrorRecord) -> Result<Fenced<JobRow>, JobError> {
-        self.settle(id, epoch, Ending::Failed(error)).await
+    pub async fn fail(&self, id: JobId, fence: Fence, error: &ErrorRecord) -> Result<Fenced<JobRow>, JobError> {
+        self.settle(id, fence, Ending::Failed(error)).await
     }
 
     pub async fn requeue(
         &self,
         id: JobId,
-        epoch: Epoch,
+        fence: Fence,
         error: &ErrorRecord,
         delay: Duration,
     ) -> Result<Fenced<JobRow>, JobError> {
-        self.settle(id, epoch, Ending::Requeued(error, delay)).await
+        self.settle(id, fence, Ending::Requeued(error, delay)).await
     }
 
-    pub async fn give_back(&self, id: JobId, epoch: Epoch) -> Result<Fenced<JobRow>, JobError> {
-        self.settle(id, epoch, Ending::GivenBack).await
+    pub async fn give_back(&self, id: JobId, fence: Fence) -> Result<Fenced<JobRow>, JobError> {
+        self.settle(id, fence, Ending::GivenBack).await
     }
 
-    pub async fn cancelled(&self, id: JobId, epoch: Epoch) -> Result<Fenced<JobRow>, JobError> {
-        self.settle(id, epoch, Ending::Cancelled).await
+    pub async fn cancelled(&self, id: JobId, fence: Fence) -> Result<Fenced<JobRow>, JobError> {
+        self.settle(id, fence, Ending::Cancelled).await
     }
 
-    async fn settle(&self, id: JobId, epoch: Epoch, ending: Ending<'_>) -> Result<Fenced<JobRow>, JobError> {
+    async fn settle(&self, id: JobId, fence: Fence, ending: Ending<'_>) -> Result<Fenced<JobRow>, JobError> {
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
         let Some(row) = select(&mut tx, id).await? else { return Ok(Fenced::Lost) };
-        if row.epoch != epoch || row.state != JobState::Running {
-            return Ok(if ending.stands(&row, epoch) { Fenced::Held(row) } else { Fenced::Lost });
+        if row.fence() != fence || row.state != JobState::Running {
+            return Ok(if ending.stands(&row, fence) { Fenced::Held(row) } else { Fenced::Lost });
         }
         let transition = Transition::settle(row, ending, now_ms(), self.mode)?;
         write(&mut tx, &transition).await?;
@@ -72,7 +72,7 @@ impl SqliteJobStore {
     pub async fn heartbeat(
         &self,
         id: JobId,
-        epoch: Epoch,
+        fence: Fence,
         lease: Duration,
         progress: Option<&Progress>,
     ) -> Result<Fenced<HeartbeatReply>, JobError> {
@@ -83,15 +83,16 @@ impl SqliteJobStore {
                 SET lease_until = ?3, updated_at = ?4, quiet_until = 0,
                     progress = CASE WHEN ?5 > progress_sequence THEN ?6 ELSE progress END,
                     progress_sequence = MAX(progress_sequence, ?5)
-              WHERE id = ?1 AND epoch = ?2 AND state = 'running'
+              WHERE id = ?1 AND epoch = ?2 AND claim IS ?7 AND state = 'running'
           RETURNING cancel_requested",
         )
         .bind(id.to_string())
-        .bind(epoch.0)
+        .bind(fence.epoch.0)
         .bind(after(now, lease))
         .bind(now)
         .bind(sequence)
         .bind(progress.map(to_json).transpose()?)
+        .bind(fence.claim_text())
         .fetch_optional(&self.writer)
         .await
         .map_err(database)?;
@@ -163,7 +164,7 @@ pub(super) async fn write(tx: &mut SqliteConnection, transition: &Transition) ->
     let now = row.updated_at.as_millisecond();
     sqlx::query("UPDATE attempts SET ended_at = ?3, outcome = ?4, error = ?5 WHERE job = ?1 AND epoch = ?2 AND ended_at IS NULL")
         .bind(&id)
-        .bind(transition.seen.epoch.0)
+        .bind(transition.seen.fence.epoch.0)
         .bind(now)
         .bind(transition.outcome)
         .bind(transition.attempt_error.as_ref().map(to_json).transpose()?)
@@ -179,7 +180,7 @@ pub(super) async fn write(tx: &mut SqliteConnection, transition: &Transition) ->
           WHERE id = ?1 AND epoch = ?2",
     )
     .bind(&id)
-    .bind(transition.seen.epoch.0)
+    .bind(transition.seen.fence.epoch.0)
     .bind(row.state.as_str())
     .bind(row.attempts)
     .bind(row.error.as_ref().map(to_json).transpose()?)

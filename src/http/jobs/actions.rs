@@ -3,7 +3,7 @@
 use axum::{Json, extract::State, http::StatusCode};
 
 use crate::{
-    database::{CancelOutcome, RetryOutcome},
+    database::{CancelOutcome, EndedJob, RetryOutcome},
     http::{
         api::Api,
         caller::Caller,
@@ -68,7 +68,9 @@ pub async fn delete(State(api): State<Api>, caller: Caller, Id(id): Id) -> Answe
     if let Some(error) = api.stores().delete_results(&[row.objects()]).await.failed.remove(&id) {
         return Err(error.into());
     }
-    api.jobs().forget(&[id]).await?;
+    if api.jobs().forget(&[EndedJob::from(&row)]).await?.left > 0 {
+        return Err(ApiError::conflict(format!("job {id} was retried meanwhile; look at it again")));
+    }
     api.thumbnails.forget(id);
     Ok(StatusCode::NO_CONTENT)
 }

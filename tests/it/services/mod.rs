@@ -17,6 +17,7 @@ mod dead_letter_commands;
 mod dead_letters;
 mod fairness;
 mod job_names;
+mod leases;
 mod limits;
 pub mod listeners;
 mod private_ca;

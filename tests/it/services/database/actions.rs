@@ -20,6 +20,7 @@ on_both!(
     workers_and_failed_actions_leave_no_entry,
     a_history_has_actions_and_attempts_in_order,
     entries_outlive_jobs_until_their_time,
+    a_job_is_of_those_who_submitted_it_since_it_was_deleted,
     new_jobs_of_an_actor_are_counted,
     pages_and_filters,
 );
@@ -54,8 +55,8 @@ async fn one_job_has_an_entry_for_each_action(database: Database) {
     status.by(actor("ops")).retry(id).await.unwrap();
     let running = take(&status, id, "one", LEASE).await;
     assert_eq!(status.by(actor("boss")).cancel(id, &|_| false).await.unwrap(), CancelOutcome::Requested);
-    assert!(matches!(status.cancelled(id, running.epoch).await.unwrap(), acetate::database::Fenced::Held(_)));
-    assert_eq!(status.by(actor("boss")).forget(&[id]).await.unwrap(), 1);
+    assert!(matches!(status.cancelled(id, running.fence()).await.unwrap(), acetate::database::Fenced::Held(_)));
+    assert_eq!(status.by(actor("boss")).forget(&as_read(&status, &[id]).await).await.unwrap().deleted, 1);
     let rows = entries(&status, ActionFilter { job: Some(id), ..ActionFilter::default() }).await;
     assert_eq!(
         short(&rows),
@@ -87,8 +88,12 @@ async fn an_action_on_a_batch_is_one_entry(database: Database) {
     assert_eq!(status.by(actor("ops")).retry_batch(&rules, |_| true).await.unwrap().len(), 2502);
     status.by(actor("ops")).cancel_batch(&posters).await.unwrap();
     let pruner = status.by(actor("cron"));
-    assert_eq!(pruner.prune(&ids[..1500], Some(&posters)).await.unwrap(), 1499, "one runs");
-    assert_eq!(pruner.prune(&ids[1500..], Some(&posters)).await.unwrap(), 1000);
+    assert_eq!(
+        pruner.prune(&as_read(&status, &ids[..1500]).await, Some(&posters)).await.unwrap().deleted,
+        1499,
+        "one runs"
+    );
+    assert_eq!(pruner.prune(&as_read(&status, &ids[1500..]).await, Some(&posters)).await.unwrap().deleted, 1000);
     let rows = entries(&status, ActionFilter { batch: Some(posters.clone()), ..ActionFilter::default() }).await;
     assert_eq!(
         short(&rows),
@@ -108,14 +113,14 @@ async fn a_change_without_its_entry_does_not_happen(database: Database) {
     let status = database.service().await;
     let (queued, failed) = (submitted(&status).await, submitted(&status).await);
     let taken = take(&status, failed, "one", LEASE).await;
-    let _ = status.fail(failed, taken.epoch, &broken()).await.unwrap();
+    let _ = status.fail(failed, taken.fence(), &broken()).await.unwrap();
     let named = batch("b");
     let ids = submitted_batch(&status, &named, 2).await;
     database.sql("ALTER TABLE actions RENAME TO elsewhere").await;
     let by = status.by(actor("ops"));
     assert!(by.cancel(queued, &|_| false).await.is_err());
     assert!(by.retry(failed).await.is_err());
-    assert!(by.forget(&[failed]).await.is_err());
+    assert!(by.forget(&as_read(&status, &[failed]).await).await.is_err());
     assert!(by.cancel_queued(&named, CancelId::new(), None).await.is_err());
     let new = request(JobId::new(), "file:///a.png");
     assert!(by.submit(&new, &Default::default()).await.is_err());
@@ -132,13 +137,13 @@ async fn workers_and_failed_actions_leave_no_entry(database: Database) {
     let status = database.service().await;
     let id = submitted(&status).await;
     let running = take(&status, id, "one", LEASE).await;
-    let _ = status.succeed(id, running.epoch, &result()).await.unwrap();
+    let _ = status.succeed(id, running.fence(), &result()).await.unwrap();
     let by = status.by(actor("ops"));
     assert_eq!(by.cancel(id, &|_| false).await.unwrap(), CancelOutcome::AlreadyEnded(JobState::Succeeded));
     by.cancel(JobId::new(), &|_| false).await.unwrap();
     by.retry(id).await.unwrap();
     assert_eq!(by.cancel_batch(&batch("none")).await.unwrap(), 0);
-    assert_eq!(by.forget(&[JobId::new()]).await.unwrap(), 0);
+    assert_eq!(by.forget(&as_read(&status, &[JobId::new()]).await).await.unwrap().deleted, 0);
     assert_eq!(entries(&status, ActionFilter::default()).await, []);
 }
 
@@ -148,7 +153,7 @@ async fn a_history_has_actions_and_attempts_in_order(database: Database) {
     let ids = submitted_batch(&status.by(actor("ci")), &named, 2).await;
     let id = ids[0];
     let first = take(&status, id, "one", LEASE).await;
-    let _ = status.fail(id, first.epoch, &broken()).await.unwrap();
+    let _ = status.fail(id, first.fence(), &broken()).await.unwrap();
     status.by(actor("ops")).retry(id).await.unwrap();
     // Entries of one millisecond have no order.
     tokio::time::sleep(Duration::from_millis(5)).await;
@@ -170,7 +175,7 @@ async fn a_history_has_actions_and_attempts_in_order(database: Database) {
     assert_eq!(shown(status.history(raw).await.unwrap().unwrap()), ["accepted"]);
     assert_eq!(status.history(JobId::new()).await.unwrap(), None);
     status.cancel(raw, &|_| false).await.unwrap();
-    status.by(actor("cron")).prune(&[raw], None).await.unwrap();
+    status.by(actor("cron")).prune(&as_read(&status, &[raw]).await, None).await.unwrap();
     assert_eq!(shown(status.history(raw).await.unwrap().unwrap()), ["removed"]);
 
     let told = JobId::new();
@@ -185,12 +190,27 @@ async fn a_history_has_actions_and_attempts_in_order(database: Database) {
     assert_eq!(action.detail, Some(serde_json::json!({ "exchange": "acetate.jobs" })));
 }
 
+/// A token that may only cancel its own jobs: an earlier job with this id was one, this one is another's.
+async fn a_job_is_of_those_who_submitted_it_since_it_was_deleted(database: Database) {
+    let status = database.service().await;
+    let request = request(JobId::new(), "file:///a.png");
+    let is_of = async |name: &str| status.is_submitted_by(request.id, name).await.unwrap();
+    submit(&status.by(actor("ci")), &request).await;
+    assert!(is_of("ci").await && !is_of("boss").await);
+    status.cancel(request.id, &|_| false).await.unwrap();
+    status.forget(&as_read(&status, &[request.id]).await).await.unwrap();
+    assert!(!is_of("ci").await, "there is no job");
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    submit(&status.by(actor("boss")), &request).await;
+    assert!(is_of("boss").await && !is_of("ci").await);
+}
+
 async fn entries_outlive_jobs_until_their_time(database: Database) {
     let status = database.service().await;
     let id = JobId::new();
     submit(&status.by(actor("ci")), &request(id, "file:///a.png")).await;
     status.by(actor("ci")).cancel(id, &|_| false).await.unwrap();
-    status.by(actor("ci")).forget(&[id]).await.unwrap();
+    status.by(actor("ci")).forget(&as_read(&status, &[id]).await).await.unwrap();
     database.sql("UPDATE actions SET at = at - 86400000 * 10 WHERE action = 'submitted'").await;
     assert_eq!(status.forget_actions(Duration::from_secs(86_400 * 11)).await.unwrap(), 0);
     assert_eq!(status.forget_actions(Duration::from_secs(86_400 * 9)).await.unwrap(), 1);

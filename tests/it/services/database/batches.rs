@@ -74,7 +74,7 @@ async fn a_batch_is_counted_listed_and_cancelled(database: Database) {
     let done = take(&status, ids[0], "one", LEASE).await;
     // This makes up the mean time of the batch.
     tokio::time::sleep(Duration::from_millis(60)).await;
-    assert!(matches!(status.succeed(ids[0], done.epoch, &result()).await.unwrap(), Fenced::Held(_)));
+    assert!(matches!(status.succeed(ids[0], done.fence(), &result()).await.unwrap(), Fenced::Held(_)));
     take(&status, ids[1], "one", LEASE).await;
 
     let mut rows: Vec<JobRow> = Vec::new();
@@ -129,7 +129,7 @@ async fn old_jobs_go_in_two_steps(database: Database) {
     let ids = submitted_batch(&status, &name, 4).await;
     take(&status, ids[0], "one", NO_TIME).await;
     let second = take(&status, ids[0], "two", LEASE).await;
-    assert!(matches!(status.succeed(ids[0], second.epoch, &result()).await.unwrap(), Fenced::Held(_)));
+    assert!(matches!(status.succeed(ids[0], second.fence(), &result()).await.unwrap(), Fenced::Held(_)));
     assert_eq!(status.cancel(ids[1], &|_| false).await.unwrap(), CancelOutcome::Cancelled);
     take(&status, ids[2], "one", LEASE).await;
 
@@ -150,6 +150,7 @@ async fn old_jobs_go_in_two_steps(database: Database) {
         root: Some("s3://out/scene/".to_owned()),
         prefix: "s3://out/scene/".to_owned(),
         epoch: acetate::job::Epoch(2),
+        finished_at: row(&status, ids[0]).await.finished_at,
         files: Some(vec!["composite.png".to_owned()]),
     };
     assert_eq!(old.iter().map(|old| old.id).collect::<Vec<_>>(), ids[..2]);
@@ -157,7 +158,11 @@ async fn old_jobs_go_in_two_steps(database: Database) {
     let never_ran = (&old[1].root, old[1].prefix.as_str(), old[1].epoch.0, &old[1].files);
     assert_eq!(never_ran, (&None, "", 0, &None), "there is nothing to look for in the store");
 
-    assert_eq!(status.forget(&ids).await.unwrap(), 2, "those that have not ended stay");
+    assert_eq!(
+        status.forget(&as_read(&status, &ids).await).await.unwrap().deleted,
+        2,
+        "those that have not ended stay"
+    );
     assert_eq!(status.get(ids[0]).await.unwrap(), None);
     assert_eq!(row(&status, ids[2]).await.state, JobState::Running);
     let left = status.outbox_take(100, LEASE).await.unwrap();

@@ -192,7 +192,7 @@ async fn a_message_with_another_body_changes_nothing(database: Database) {
     // The fingerprint was written by a version that serialized requests differently.
     database.sql(&format!("UPDATE jobs SET fingerprint = 'old' WHERE id = '{id}'")).await;
     let Claim::Taken(taken) = status.claim(id, &with(&same)).await.unwrap() else { panic!("not claimed") };
-    assert_eq!(status.cancelled(id, taken.epoch).await.unwrap(), Fenced::Held(row(&status, id).await));
+    assert_eq!(status.cancelled(id, taken.fence()).await.unwrap(), Fenced::Held(row(&status, id).await));
     // The same holds after the job has ended.
     assert!(matches!(status.claim(id, &with(&other)).await.unwrap(), Claim::Conflict(_)));
     assert!(matches!(status.claim(id, &with(&same)).await.unwrap(), Claim::Ended(_)));
@@ -204,10 +204,10 @@ async fn progress_only_grows(database: Database) {
     let taken = take(&status, id, "one", LEASE).await;
     let at = |sequence, step| Progress { sequence, stage: Stage::Denoise, step, steps: 50 };
     for progress in [at(5, 3), at(4, 2)] {
-        let beat = status.heartbeat(id, taken.epoch, LEASE, Some(&progress)).await.unwrap();
+        let beat = status.heartbeat(id, taken.fence(), LEASE, Some(&progress)).await.unwrap();
         assert_eq!(beat, Fenced::Held(HeartbeatReply { cancel_requested: false }));
     }
-    let beat = status.heartbeat(id, taken.epoch, LEASE, None).await.unwrap();
+    let beat = status.heartbeat(id, taken.fence(), LEASE, None).await.unwrap();
     assert_eq!(beat, Fenced::Held(HeartbeatReply { cancel_requested: false }));
     assert_eq!(row(&status, id).await.progress, Some(at(5, 3)));
 }

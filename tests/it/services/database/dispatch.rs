@@ -292,7 +292,7 @@ async fn a_paused_kind_or_batch_is_neither_dispatched_nor_claimed(database: Data
     assert_eq!(status.running_in(&Scope::All).await.unwrap(), 1);
     assert_eq!(status.running_in(&Scope::Batch(batch("posters"))).await.unwrap(), 0);
     status.pause(&Scope::All).await.unwrap();
-    let Fenced::Held(_) = status.succeed(alone, job.epoch, &result()).await.unwrap() else { panic!("lost") };
+    let Fenced::Held(_) = status.succeed(alone, job.fence(), &result()).await.unwrap() else { panic!("lost") };
     // A dead worker's job waits as well.
     status.resume(&Scope::All).await.unwrap();
     status.resume(&Scope::Batch(batch("posters"))).await.unwrap();
@@ -328,7 +328,7 @@ async fn a_scheduled_job_waits_for_its_time_and_can_be_cancelled_and_retried(dat
     assert!(matches!(status.retry(cancelled).await.unwrap(), RetryOutcome::Queued(_)));
     assert_eq!(send(&status).await, [cancelled], "a retry starts now");
     assert_eq!(status.cancel(message, &|_| false).await.unwrap(), CancelOutcome::Cancelled);
-    assert_eq!(status.forget(&[message]).await.unwrap(), 1);
+    assert_eq!(status.forget(&as_read(&status, &[message]).await).await.unwrap().deleted, 1);
     assert_eq!(send(&status).await, [], "nothing of it is left");
 }
 
@@ -372,7 +372,7 @@ async fn a_tenant_never_runs_more_jobs_than_its_limit(database: Database) {
     assert_eq!(status.tenants_running().await.unwrap(), BTreeMap::from([("small".to_owned(), 2)]));
 
     // One ends, one may start.
-    let Fenced::Held(_) = status.succeed(taken[0].id(), taken[0].epoch, &result()).await.unwrap() else {
+    let Fenced::Held(_) = status.succeed(taken[0].id(), taken[0].fence(), &result()).await.unwrap() else {
         panic!("lost")
     };
     let next = until_some(|| send(&status)).await;

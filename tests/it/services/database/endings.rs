@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use acetate::{
     database::{CancelOutcome, Claim, Fenced, HeartbeatReply, JobStore, Published, RetryOutcome, SubmitOptions, Topic},
-    job::{ErrorRecord, JobError, JobEvent, JobId, JobState},
+    job::{Epoch, ErrorRecord, JobError, JobEvent, JobId, JobState},
 };
 
 use super::support::*;
@@ -12,6 +12,7 @@ use crate::common::until;
 
 on_both!(
     a_worker_that_lost_its_lease_loses_every_write,
+    a_second_claim_at_the_same_epoch_is_not_the_first,
     an_ending_that_is_written_twice_counts_once,
     a_result_is_told_with_everything_about_it,
     a_result_is_found_by_its_content,
@@ -42,9 +43,9 @@ async fn a_result_is_found_by_its_content(database: Database) {
         let id = JobId::new();
         let options = SubmitOptions { reuse: source.is_some(), ..SubmitOptions::default() };
         status.submit(&request(id, "file:///a.png"), &options).await.unwrap();
-        let epoch = take(&status, id, "one", LEASE).await.epoch;
+        let fence = take(&status, id, "one", LEASE).await.fence();
         let published = Published { reused_from: source, ..result() };
-        assert!(matches!(status.succeed(id, epoch, &published).await.unwrap(), Fenced::Held(_)));
+        assert!(matches!(status.succeed(id, fence, &published).await.unwrap(), Fenced::Held(_)));
         let there = row(&status, id).await;
         assert_eq!((there.reuse, there.published.unwrap().reused_from), (source.is_some(), source));
         let outcome = if source.is_some() { "reused" } else { "succeeded" };
@@ -69,22 +70,49 @@ async fn a_worker_that_lost_its_lease_loses_every_write(database: Database) {
     let quick = take(&status, id, "quick", LEASE).await;
     assert_eq!((quick.epoch.0, quick.attempts), (2, 2));
 
-    assert_eq!(status.heartbeat(id, slow.epoch, LEASE, None).await.unwrap(), Fenced::Lost);
-    assert_eq!(status.succeed(id, slow.epoch, &result()).await.unwrap(), Fenced::Lost);
-    assert_eq!(status.fail(id, slow.epoch, &broken()).await.unwrap(), Fenced::Lost);
-    assert_eq!(status.requeue(id, slow.epoch, &broken(), LEASE).await.unwrap(), Fenced::Lost);
-    assert_eq!(status.give_back(id, slow.epoch).await.unwrap(), Fenced::Lost);
-    assert_eq!(status.cancelled(id, slow.epoch).await.unwrap(), Fenced::Lost);
+    assert_eq!(status.heartbeat(id, slow.fence(), LEASE, None).await.unwrap(), Fenced::Lost);
+    assert_eq!(status.succeed(id, slow.fence(), &result()).await.unwrap(), Fenced::Lost);
+    assert_eq!(status.fail(id, slow.fence(), &broken()).await.unwrap(), Fenced::Lost);
+    assert_eq!(status.requeue(id, slow.fence(), &broken(), LEASE).await.unwrap(), Fenced::Lost);
+    assert_eq!(status.give_back(id, slow.fence()).await.unwrap(), Fenced::Lost);
+    assert_eq!(status.cancelled(id, slow.fence()).await.unwrap(), Fenced::Lost);
     assert_eq!(row(&status, id).await.worker.as_deref(), Some("quick"));
 
-    let Fenced::Held(done) = status.succeed(id, quick.epoch, &result()).await.unwrap() else { panic!("lost") };
+    let Fenced::Held(done) = status.succeed(id, quick.fence(), &result()).await.unwrap() else { panic!("lost") };
     assert_eq!((done.state, &done.published), (JobState::Succeeded, &Some(result())));
-    assert_eq!(status.succeed(id, slow.epoch, &result()).await.unwrap(), Fenced::Lost);
-    assert_eq!(status.fail(id, quick.epoch, &broken()).await.unwrap(), Fenced::Lost);
+    assert_eq!(status.succeed(id, slow.fence(), &result()).await.unwrap(), Fenced::Lost);
+    assert_eq!(status.fail(id, quick.fence(), &broken()).await.unwrap(), Fenced::Lost);
     let outcomes: Vec<_> = attempts(&status, id).await.into_iter().map(|a| (a.worker, a.outcome)).collect();
     let some = |text: &str| Some(text.to_owned());
     assert_eq!(outcomes, [("slow".to_owned(), some("lost")), ("quick".to_owned(), some("succeeded"))]);
     assert_eq!(events(&status).await.len(), 1, "one result, told once");
+}
+
+/// After a failover to a replica that had not seen the first claim, or in a restored database.
+async fn a_second_claim_at_the_same_epoch_is_not_the_first(database: Database) {
+    let status = database.service().await;
+    let id = submitted(&status).await;
+    let first = take(&status, id, "first", LEASE).await;
+    assert!(matches!(status.heartbeat(id, first.fence(), LEASE, None).await.unwrap(), Fenced::Held(_)));
+    let back = "DELETE FROM attempts; UPDATE jobs SET state = 'queued', epoch = 0, claim = NULL, attempts = 0";
+    database.sql(back).await;
+    let second = take(&status, id, "second", LEASE).await;
+    assert_eq!((first.epoch, second.epoch), (Epoch(1), Epoch(1)));
+
+    let old = first.fence();
+    assert_eq!(status.heartbeat(id, old, LEASE, None).await.unwrap(), Fenced::Lost);
+    assert_eq!(status.succeed(id, old, &result()).await.unwrap(), Fenced::Lost);
+    assert_eq!(status.adopt(id, old, &result(), Epoch(1)).await.unwrap(), Fenced::Lost);
+    assert_eq!(status.fail(id, old, &broken()).await.unwrap(), Fenced::Lost);
+    assert_eq!(status.requeue(id, old, &broken(), LEASE).await.unwrap(), Fenced::Lost);
+    assert_eq!(status.give_back(id, old).await.unwrap(), Fenced::Lost);
+    assert_eq!(status.cancelled(id, old).await.unwrap(), Fenced::Lost);
+    assert_eq!(row(&status, id).await, second);
+
+    let Fenced::Held(_) = status.succeed(id, second.fence(), &result()).await.unwrap() else { panic!("lost") };
+    // The same result is not the first one's either.
+    assert_eq!(status.succeed(id, old, &result()).await.unwrap(), Fenced::Lost);
+    assert_eq!(events(&status).await.len(), 1);
 }
 
 async fn an_ending_that_is_written_twice_counts_once(database: Database) {
@@ -92,16 +120,16 @@ async fn an_ending_that_is_written_twice_counts_once(database: Database) {
     let mut ends = 0;
     for ending in 0..5 {
         let id = submitted(&status).await;
-        let epoch = take(&status, id, "one", LEASE).await.epoch;
+        let fence = take(&status, id, "one", LEASE).await.fence();
         let mut rows = Vec::new();
         // The reply to the first write was lost, so the worker writes again.
         for _ in 0..2 {
             let settled = match ending {
-                0 => status.succeed(id, epoch, &result()).await,
-                1 => status.fail(id, epoch, &broken()).await,
-                2 => status.requeue(id, epoch, &broken(), LEASE).await,
-                3 => status.give_back(id, epoch).await,
-                _ => status.cancelled(id, epoch).await,
+                0 => status.succeed(id, fence, &result()).await,
+                1 => status.fail(id, fence, &broken()).await,
+                2 => status.requeue(id, fence, &broken(), LEASE).await,
+                3 => status.give_back(id, fence).await,
+                _ => status.cancelled(id, fence).await,
             };
             let Fenced::Held(row) = settled.unwrap() else { panic!("ending {ending} was lost") };
             rows.push(row);
@@ -120,13 +148,13 @@ async fn a_result_is_told_with_everything_about_it(database: Database) {
     let id = JobId::new();
     let options = SubmitOptions { batch: Some(batch("posters")), ..SubmitOptions::default() };
     status.submit(&request(id, "file:///a.png"), &options).await.unwrap();
-    let epoch = take(&status, id, "one", LEASE).await.epoch;
-    let Fenced::Held(done) = status.succeed(id, epoch, &result()).await.unwrap() else { panic!("lost") };
+    let fence = take(&status, id, "one", LEASE).await.fence();
+    let Fenced::Held(done) = status.succeed(id, fence, &result()).await.unwrap() else { panic!("lost") };
     assert_eq!(done, row(&status, id).await, "what is answered is what stands in the row");
     let events = events(&status).await;
     let (topic, event) = &events[0];
     assert_eq!((*topic, event.event.as_str(), event.version), (Topic::Succeeded, "job.succeeded", 1));
-    assert_eq!((event.id, event.state, event.attempts, event.epoch), (id, JobState::Succeeded, 1, epoch));
+    assert_eq!((event.id, event.state, event.attempts, event.epoch), (id, JobState::Succeeded, 1, fence.epoch));
     assert_eq!((&event.batch, &event.labels), (&Some(batch("posters")), &done.request.labels));
     assert_eq!(event.manifest.as_deref(), Some("s3://out/scene/j/1/manifest.json"));
     assert_eq!((event.outputs[0].name.as_str(), event.outputs[0].size), ("composite.png", 70));
@@ -140,7 +168,7 @@ async fn a_requeued_job_waits_for_its_time(database: Database) {
     let first = status.outbox_take(10, LEASE).await.unwrap();
     let taken = take(&status, id, "one", LEASE).await;
     let (delay, since) = (Duration::from_millis(1500), Instant::now());
-    let back = status.requeue(id, taken.epoch, &broken(), delay).await.unwrap();
+    let back = status.requeue(id, taken.fence(), &broken(), delay).await.unwrap();
     assert!(matches!(&back, Fenced::Held(row) if row.state == JobState::Queued && row.error == Some(broken())));
     status.outbox_done(&[first[0].id]).await.unwrap();
     assert!(matches!(claim(&status, id, "two").await, Claim::NotBefore(_)));
@@ -156,16 +184,16 @@ async fn a_job_that_was_given_back_has_lost_no_attempt(database: Database) {
     let status = database.service().await;
     let id = submitted(&status).await;
     let first = take(&status, id, "one", LEASE).await;
-    let Fenced::Held(back) = status.give_back(id, first.epoch).await.unwrap() else { panic!("lost") };
+    let Fenced::Held(back) = status.give_back(id, first.fence()).await.unwrap() else { panic!("lost") };
     assert_eq!((back.state, back.attempts, back.epoch), (JobState::Queued, 0, first.epoch));
-    assert_eq!(status.succeed(id, first.epoch, &result()).await.unwrap(), Fenced::Lost);
+    assert_eq!(status.succeed(id, first.fence(), &result()).await.unwrap(), Fenced::Lost);
     let second = take(&status, id, "two", LEASE).await;
     assert_eq!((second.attempts, second.epoch.0), (1, 2));
     let outcomes: Vec<_> = attempts(&status, id).await.into_iter().map(|attempt| attempt.outcome).collect();
     assert_eq!(outcomes, [Some("given_back".to_owned()), None]);
     // If its cancellation was requested, it is not queued again.
     assert_eq!(status.cancel(id, &|_| false).await.unwrap(), CancelOutcome::Requested);
-    let Fenced::Held(ended) = status.give_back(id, second.epoch).await.unwrap() else { panic!("lost") };
+    let Fenced::Held(ended) = status.give_back(id, second.fence()).await.unwrap() else { panic!("lost") };
     assert_eq!((ended.state, ended.attempts), (JobState::Cancelled, 1));
 }
 
@@ -180,10 +208,10 @@ async fn cancel_is_told_to_the_worker_or_done_at_once(database: Database) {
     let running = submitted(&status).await;
     let taken = take(&status, running, "one", LEASE).await;
     assert_eq!(status.cancel(running, &dead).await.unwrap(), CancelOutcome::Requested);
-    let beat = status.heartbeat(running, taken.epoch, LEASE, None).await.unwrap();
+    let beat = status.heartbeat(running, taken.fence(), LEASE, None).await.unwrap();
     assert_eq!(beat, Fenced::Held(HeartbeatReply { cancel_requested: true }));
     // A job that fails after its cancellation was requested is not requeued.
-    let back = status.requeue(running, taken.epoch, &broken(), NO_TIME).await.unwrap();
+    let back = status.requeue(running, taken.fence(), &broken(), NO_TIME).await.unwrap();
     assert!(matches!(back, Fenced::Held(row) if row.state == JobState::Cancelled));
 
     let orphan = submitted(&status).await;
@@ -216,7 +244,7 @@ async fn a_failed_job_starts_over(database: Database) {
     assert_eq!(status.retry(id).await.unwrap(), RetryOutcome::Refused(JobState::Queued));
     let first = take(&status, id, "one", LEASE).await;
     assert_eq!(status.retry(id).await.unwrap(), RetryOutcome::Refused(JobState::Running));
-    assert!(matches!(status.fail(id, first.epoch, &broken()).await.unwrap(), Fenced::Held(_)));
+    assert!(matches!(status.fail(id, first.fence(), &broken()).await.unwrap(), Fenced::Held(_)));
     status.outbox_take(10, LEASE).await.unwrap();
 
     let RetryOutcome::Queued(again) = status.retry(id).await.unwrap() else { panic!("refused") };
@@ -225,11 +253,11 @@ async fn a_failed_job_starts_over(database: Database) {
     assert_eq!(*again, row(&status, id).await);
     let sent = status.outbox_take(10, LEASE).await.unwrap();
     assert_eq!(sent.iter().map(|row| (row.job, row.topic)).collect::<Vec<_>>(), [(id, Topic::Dispatch)]);
-    assert_eq!(status.fail(id, first.epoch, &broken()).await.unwrap(), Fenced::Lost);
+    assert_eq!(status.fail(id, first.fence(), &broken()).await.unwrap(), Fenced::Lost);
 
     let second = take(&status, id, "two", LEASE).await;
     assert_eq!((second.attempts, second.epoch.0), (1, 2));
-    assert!(matches!(status.succeed(id, second.epoch, &result()).await.unwrap(), Fenced::Held(_)));
+    assert!(matches!(status.succeed(id, second.fence(), &result()).await.unwrap(), Fenced::Held(_)));
     assert_eq!(status.retry(id).await.unwrap(), RetryOutcome::Refused(JobState::Succeeded));
     assert_eq!(attempts(&status, id).await.len(), 2);
 }
@@ -260,7 +288,7 @@ async fn embedded_mode_leaves_no_messages(database: Database) {
     let id = submitted(&status).await;
     let taken = take(&status, id, "one", NO_TIME).await;
     assert_eq!(status.reap(NO_TIME).await.unwrap(), 0);
-    let requeued = status.requeue(id, taken.epoch, &broken(), LEASE).await.unwrap();
+    let requeued = status.requeue(id, taken.fence(), &broken(), LEASE).await.unwrap();
     assert!(matches!(requeued, Fenced::Held(_)));
     assert!(matches!(claim(&status, id, "two").await, Claim::NotBefore(_)));
     assert_eq!(status.cancel(id, &|_| false).await.unwrap(), CancelOutcome::Cancelled);
@@ -281,7 +309,7 @@ async fn many_workers_end_every_job_once(database: Database) {
                 for at in 0..ids.len() {
                     let id = ids[(at + n * 50) % ids.len()];
                     if let Claim::Taken(row) = claim(&status, id, &format!("w{n}")).await {
-                        let settled = status.succeed(id, row.epoch, &result()).await.unwrap();
+                        let settled = status.succeed(id, row.fence(), &result()).await.unwrap();
                         published += usize::from(matches!(settled, Fenced::Held(_)));
                     }
                 }

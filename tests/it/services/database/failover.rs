@@ -68,12 +68,12 @@ async fn stricter_isolation_levels_of_the_database_do_not_matter() {
         let ids = submitted_batch(&status, &name, 40).await;
         let mut beats = tokio::task::JoinSet::new();
         for id in ids.iter().take(20).copied() {
-            let (status, epoch) = (status.clone(), take(&status, id, "one", LEASE).await.epoch);
+            let (status, fence) = (status.clone(), take(&status, id, "one", LEASE).await.fence());
             // Until its job ends, as a worker does.
             beats.spawn(async move {
-                while let Fenced::Held(beat) = status.heartbeat(id, epoch, LEASE, None).await.unwrap() {
+                while let Fenced::Held(beat) = status.heartbeat(id, fence, LEASE, None).await.unwrap() {
                     if beat.cancel_requested {
-                        let _ = status.cancelled(id, epoch).await.unwrap();
+                        let _ = status.cancelled(id, fence).await.unwrap();
                     }
                 }
             });
@@ -225,13 +225,13 @@ async fn several_hosts_lead_to_the_one_that_takes_writes() {
     .await;
 
     first.kill();
-    let error = status.heartbeat(id, taken.epoch, LEASE, None).await.unwrap_err().to_string();
+    let error = status.heartbeat(id, taken.fence(), LEASE, None).await.unwrap_err().to_string();
     for host in [format!("127.0.0.1:{}", first.port), format!("127.0.0.1:{}", second.port)] {
         assert!(error.contains(&host), "{error}");
     }
     second.promote();
-    assert!(matches!(status.heartbeat(id, taken.epoch, LEASE, None).await, Ok(Fenced::Held(_))));
-    assert!(matches!(status.succeed(id, taken.epoch, &result()).await, Ok(Fenced::Held(_))));
+    assert!(matches!(status.heartbeat(id, taken.fence(), LEASE, None).await, Ok(Fenced::Held(_))));
+    assert!(matches!(status.succeed(id, taken.fence(), &result()).await, Ok(Fenced::Held(_))));
     status.ping().await.unwrap();
 }
 
@@ -248,7 +248,7 @@ async fn a_server_may_restart_between_two_statements() {
         // The session's own process may notice it a moment later.
         until(|| async { if status.ping().await.is_ok() { Err("the session goes on") } else { Ok(()) } }).await;
         // It is waited for.
-        let (beat, ()) = tokio::join!(status.heartbeat(id, taken.epoch, LEASE, None), async {
+        let (beat, ()) = tokio::join!(status.heartbeat(id, taken.fence(), LEASE, None), async {
             tokio::time::sleep(Duration::from_millis(500)).await;
             server.resume();
         });

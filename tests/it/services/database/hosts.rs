@@ -34,7 +34,7 @@ async fn each_version_of_postgres_works() {
         let status = open(&server.url()).await.unwrap();
         let id = submitted(&status).await;
         let taken = take(&status, id, "one", LEASE).await;
-        let _ = status.succeed(id, taken.epoch, &result()).await.unwrap();
+        let _ = status.succeed(id, taken.fence(), &result()).await.unwrap();
         assert_eq!(status.outbox_take(10, LEASE).await.unwrap().len(), 1, "{version}");
         assert_eq!(status.check().await.unwrap(), ["notifications arrive"], "{version}");
         hears_quickly(&status, &open(&server.url()).await.unwrap()).await;

@@ -48,7 +48,7 @@ async fn jobs_of_an_empty_queue_are_dispatched_again_at_once(database: Database)
     let job = take(&status, id, "one", LEASE).await;
     tokio::time::sleep(2 * grace).await;
     assert_eq!(status.redispatch(&JobKind::ALL, grace).await.unwrap(), 0, "somebody works on it");
-    let Fenced::Held(_) = status.requeue(id, job.epoch, &broken(), LEASE).await.unwrap() else { panic!("lost") };
+    let Fenced::Held(_) = status.requeue(id, job.fence(), &broken(), LEASE).await.unwrap() else { panic!("lost") };
     assert_eq!(status.redispatch(&JobKind::ALL, NO_TIME).await.unwrap(), 0, "it is not due");
 }
 
@@ -86,7 +86,7 @@ async fn an_answer_is_due_when_the_job_ends(database: Database) {
     assert!(status.want_reply(id, "amqp-reply:others").await.unwrap(), "the first one counts");
     assert!(status.replies_take(10, LEASE).await.unwrap().is_empty());
     let job = take(&status, id, "one", LEASE).await;
-    let Fenced::Held(_) = status.succeed(id, job.epoch, &result()).await.unwrap() else { panic!("lost") };
+    let Fenced::Held(_) = status.succeed(id, job.fence(), &result()).await.unwrap() else { panic!("lost") };
     assert!(!status.want_reply(id, ADDRESS).await.unwrap(), "it has ended");
     assert!(!status.want_reply(JobId::new(), ADDRESS).await.unwrap());
 

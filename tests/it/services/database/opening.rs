@@ -189,10 +189,10 @@ async fn cut_connections(database: Database) {
         let cut = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '{name}'");
         database.sql(&cut).await;
         // An idle connection is tested before it is used, so no caller gets an error.
-        let beat = status.heartbeat(id, taken.epoch, LEASE, None).await;
+        let beat = status.heartbeat(id, taken.fence(), LEASE, None).await;
         assert!(matches!(beat, Ok(Fenced::Held(_))), "round {round}: {beat:?}");
     }
-    let done = status.succeed(id, taken.epoch, &result()).await.unwrap();
+    let done = status.succeed(id, taken.fence(), &result()).await.unwrap();
     assert!(matches!(done, Fenced::Held(_)));
     // The listener reconnects after a while.
     let other = database.service().await;

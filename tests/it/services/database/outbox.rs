@@ -125,7 +125,7 @@ async fn a_job_whose_worker_died_is_dispatched_again(database: Database) {
     assert_eq!(send_and_lose(&status).await, 1);
     assert_eq!(status.reap(grace).await.unwrap(), 0, "whoever gets the message may be busy");
     // The worker was only slow, and no other worker has claimed its job, so the result counts.
-    assert!(matches!(status.succeed(id, dying.epoch, &result()).await.unwrap(), Fenced::Held(_)));
+    assert!(matches!(status.succeed(id, dying.fence(), &result()).await.unwrap(), Fenced::Held(_)));
     assert_eq!(row(&status, id).await.state, JobState::Succeeded);
 }
 

@@ -99,8 +99,8 @@ async fn shared_sessions(database: Database, program: std::path::PathBuf) {
         for _ in 0..15 {
             let id = submitted(store).await;
             let taken = take(store, id, &format!("w{number}"), LEASE).await;
-            assert!(matches!(store.heartbeat(id, taken.epoch, LEASE, None).await, Ok(Fenced::Held(_))));
-            assert!(matches!(store.succeed(id, taken.epoch, &result()).await, Ok(Fenced::Held(_))));
+            assert!(matches!(store.heartbeat(id, taken.fence(), LEASE, None).await, Ok(Fenced::Held(_))));
+            assert!(matches!(store.succeed(id, taken.fence(), &result()).await, Ok(Fenced::Held(_))));
             assert!(row(store, id).await.published.is_some());
         }
     });

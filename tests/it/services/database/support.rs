@@ -5,10 +5,11 @@ use std::{collections::BTreeMap, env, future::Future, path::PathBuf, time::Durat
 use crate::common::until;
 use acetate::{
     database::{
-        Attempt, Claim, ClaimRules, DatabaseUrl, JobRow, JobStore, OutboxMode, Published, SubmitOptions, Submitted,
+        Attempt, Claim, ClaimRules, DatabaseUrl, EndedJob, JobRow, JobStore, OutboxMode, Published, SubmitOptions,
+        Submitted,
     },
     job::{
-        BatchId, CompositeParams, ErrorRecord, Fidelity, FileEntry, InputRef, Inputs, JobError, JobId, JobKind,
+        BatchId, CompositeParams, Epoch, ErrorRecord, Fidelity, FileEntry, InputRef, Inputs, JobError, JobId, JobKind,
         JobRequest, LayerCoverage, LayerRole, Output, PictureSize, Quality, Task,
     },
 };
@@ -205,6 +206,16 @@ pub async fn take(status: &JobStore, id: JobId, worker: &str, lease: Duration) -
 
 pub async fn row(status: &JobStore, id: JobId) -> JobRow {
     status.get(id).await.unwrap().unwrap()
+}
+
+/// The jobs as they are now, for a deletion. Some may not exist.
+pub async fn as_read(status: &JobStore, ids: &[JobId]) -> Vec<EndedJob> {
+    let mut jobs = Vec::new();
+    for &id in ids {
+        let row = status.get(id).await.unwrap();
+        jobs.push(row.map_or(EndedJob { id, epoch: Epoch(0), finished_at: None }, |row| EndedJob::from(&row)));
+    }
+    jobs
 }
 
 pub async fn attempts(status: &JobStore, id: JobId) -> Vec<Attempt> {

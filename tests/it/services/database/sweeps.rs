@@ -7,7 +7,7 @@ use acetate::{
         Admission, CancelId, Claim, ErrorCount, Fenced, JobStore, PruneRules, RetryRules, Scope, SubmitOptions,
         Submitted,
     },
-    job::{BatchId, ErrorRecord, JobError, JobId, JobState},
+    job::{BatchId, Epoch, ErrorRecord, JobError, JobId, JobState},
 };
 use jiff::Timestamp;
 
@@ -17,6 +17,8 @@ on_both!(
     a_deleted_job_is_remembered_until_no_message_can_wait_any_more,
     a_message_creates_a_job_once,
     a_refused_message_of_a_deleted_job_is_not_told,
+    a_job_that_was_retried_since_it_was_read_is_not_deleted,
+    another_job_of_a_deleted_id_goes_on_after_its_last_epoch,
     the_age_of_a_job_is_by_the_databases_clock,
     pages_of_old_jobs_pass_by_those_that_stay,
     a_job_that_goes_back_to_the_queue_during_a_cancel_is_cancelled_too,
@@ -40,7 +42,7 @@ async fn a_deleted_job_is_remembered_until_no_message_can_wait_any_more(database
     let waiting = submitted(&status).await;
     assert_eq!(status.deleted_at(id).await.unwrap(), None);
     let before = status.now().await.unwrap();
-    assert_eq!(status.forget(&[id, waiting, JobId::new()]).await.unwrap(), 1);
+    assert_eq!(status.forget(&as_read(&status, &[id, waiting, JobId::new()]).await).await.unwrap().deleted, 1);
     let at = status.deleted_at(id).await.unwrap().unwrap();
     assert!(before <= at && at <= status.now().await.unwrap(), "{before} {at}");
     assert_eq!(status.deleted_at(waiting).await.unwrap(), None, "it is not deleted");
@@ -63,7 +65,7 @@ async fn a_deleted_job_is_remembered_until_no_message_can_wait_any_more(database
     );
     take(&status, id, "one", LEASE).await;
 
-    assert_eq!(status.forget(&[other]).await.unwrap(), 1);
+    assert_eq!(status.forget(&as_read(&status, &[other]).await).await.unwrap().deleted, 1);
     assert_eq!(status.forget_tombstones(Duration::from_secs(60)).await.unwrap(), 0);
     tokio::time::sleep(Duration::from_millis(5)).await;
     assert_eq!(status.forget_tombstones(NO_TIME).await.unwrap(), 2);
@@ -94,11 +96,67 @@ async fn a_message_creates_a_job_once(database: Database) {
     assert!(matches!(&error, JobError::InvalidRequest { field, .. } if field == "id"), "{error}");
 }
 
+/// A prune looks at many jobs, deletes their files, and then their rows.
+async fn a_job_that_was_retried_since_it_was_read_is_not_deleted(database: Database) {
+    let status = database.service().await;
+    let ids = [ended(&status).await, ended(&status).await, ended(&status).await, ended(&status).await];
+    let read = as_read(&status, &ids).await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    for &id in &ids[1..] {
+        status.retry(id).await.unwrap();
+    }
+    // One succeeds, one is cancelled again, one waits.
+    let taken = take(&status, ids[1], "one", LEASE).await;
+    let _ = status.succeed(ids[1], taken.fence(), &result()).await.unwrap();
+    status.cancel(ids[2], &|_| false).await.unwrap();
+    let forgotten = status.prune(&read, None).await.unwrap();
+    assert_eq!((forgotten.deleted, forgotten.left), (1, 3));
+    assert_eq!(status.get(ids[0]).await.unwrap(), None);
+    for (&id, state) in ids[1..].iter().zip([JobState::Succeeded, JobState::Cancelled, JobState::Queued]) {
+        assert_eq!(row(&status, id).await.state, state);
+        assert_eq!(status.deleted_at(id).await.unwrap(), None, "it is not remembered as deleted");
+    }
+    let forgotten = status.forget(&as_read(&status, &ids).await).await.unwrap();
+    assert_eq!((forgotten.deleted, forgotten.left), (2, 1), "the first is gone, the last has not ended");
+}
+
+/// A worker of the deleted job may still be frozen, or write its files.
+async fn another_job_of_a_deleted_id_goes_on_after_its_last_epoch(database: Database) {
+    let status = database.service().await;
+    let id = submitted(&status).await;
+    let frozen = take(&status, id, "frozen", NO_TIME).await;
+    let second = take(&status, id, "second", NO_TIME).await;
+    // The last one found the result of the first in the store, and its row has that epoch.
+    let third = take(&status, id, "third", LEASE).await;
+    let _ = status.adopt(id, third.fence(), &result(), Epoch(1)).await.unwrap();
+    assert_eq!((row(&status, id).await.epoch, third.epoch), (Epoch(1), Epoch(3)));
+    assert_eq!(status.forget(&as_read(&status, &[id]).await).await.unwrap().deleted, 1);
+
+    assert!(matches!(submit(&status, &request(id, "file:///a.png")).await, Submitted::New(_)));
+    let next = take(&status, id, "next", LEASE).await;
+    assert_eq!((next.epoch, next.attempts), (Epoch(4), 1));
+    for old in [&frozen, &second, &third] {
+        assert_eq!(status.heartbeat(id, old.fence(), LEASE, None).await.unwrap(), Fenced::Lost);
+        assert_eq!(status.succeed(id, old.fence(), &result()).await.unwrap(), Fenced::Lost);
+    }
+    let _ = status.cancelled(id, next.fence()).await.unwrap();
+    // A job that no worker had is deleted in between.
+    for epoch in [4, 4, 5] {
+        assert_eq!(status.forget(&as_read(&status, &[id]).await).await.unwrap().deleted, 1);
+        submit(&status, &request(id, "file:///a.png")).await;
+        if epoch == 4 {
+            assert_eq!(row(&status, id).await.epoch, Epoch(0), "it has no files yet");
+            status.cancel(id, &|_| false).await.unwrap();
+        }
+    }
+    assert_eq!(take(&status, id, "last", LEASE).await.epoch, Epoch(5));
+}
+
 async fn a_refused_message_of_a_deleted_job_is_not_told(database: Database) {
     let status = database.service().await;
     let error = ErrorRecord::from(&JobError::invalid("version", "9 is not known"));
     let id = ended(&status).await;
-    status.forget(&[id]).await.unwrap();
+    status.forget(&as_read(&status, &[id]).await).await.unwrap();
     assert!(!status.reject(id, "{}", &error).await.unwrap(), "its end was told before");
     assert_eq!(status.rejection(id).await.unwrap(), None);
 }
@@ -120,8 +178,8 @@ async fn pages_of_old_jobs_pass_by_those_that_stay(database: Database) {
     let ids = submitted_batch(&status, &batch("old"), 9).await;
     // The first stays, the second cannot be read, and the others go.
     for id in &ids[1..] {
-        let epoch = take(&status, *id, "one", LEASE).await.epoch;
-        assert!(matches!(status.fail(*id, epoch, &broken()).await.unwrap(), Fenced::Held(_)));
+        let fence = take(&status, *id, "one", LEASE).await.fence();
+        assert!(matches!(status.fail(*id, fence, &broken()).await.unwrap(), Fenced::Held(_)));
     }
     database.sql(&format!("UPDATE jobs SET request = '{{}}' WHERE id = '{}'", ids[1])).await;
     let before = status.now().await.unwrap() + LEASE;
@@ -133,7 +191,7 @@ async fn pages_of_old_jobs_pass_by_those_that_stay(database: Database) {
         seen.extend(page.jobs.iter().map(|job| job.id));
         // Every other one is let go between the pages.
         if let Some(job) = page.jobs.first().filter(|_| pages % 2 == 0) {
-            status.forget(&[job.id]).await.unwrap();
+            status.forget(&as_read(&status, &[job.id]).await).await.unwrap();
         }
         pages += 1;
         after = page.next;
@@ -150,7 +208,7 @@ async fn a_job_that_goes_back_to_the_queue_during_a_cancel_is_cancelled_too(data
     // More than one step.
     let ids = submitted_batch(&status, &name, 1500).await;
     let moving = ids[3];
-    let mut epoch = None;
+    let mut fence = None;
     let mut steps = 0;
     let cancelled = status.cancel_batch_in_steps(&name, CancelId::new(), |_| {
         steps += 1;
@@ -159,8 +217,8 @@ async fn a_job_that_goes_back_to_the_queue_during_a_cancel_is_cancelled_too(data
         tokio::task::block_in_place(|| {
             tokio::runtime::Handle::current().block_on(async {
                 match steps {
-                    1 => epoch = Some(take(&status, moving, "one", LEASE).await.epoch),
-                    2 => drop(status.requeue(moving, epoch.unwrap(), &broken(), NO_TIME).await.unwrap()),
+                    1 => fence = Some(take(&status, moving, "one", LEASE).await.fence()),
+                    2 => drop(status.requeue(moving, fence.unwrap(), &broken(), NO_TIME).await.unwrap()),
                     _ => {}
                 }
             });
@@ -176,7 +234,7 @@ async fn a_cancelled_batch_ends_the_jobs_of_dead_workers(database: Database) {
     let name = batch("dead");
     let ids = submitted_batch(&status, &name, 4).await;
     take(&status, ids[0], "gone", NO_TIME).await;
-    let asked = take(&status, ids[1], "alive", LEASE).await.epoch;
+    let asked = take(&status, ids[1], "alive", LEASE).await.fence();
     // Its worker dies after it was asked.
     take(&status, ids[2], "gone", Duration::from_millis(300)).await;
     assert_eq!(status.cancel_running(&name, CancelId::new()).await.unwrap(), 3);
@@ -239,16 +297,16 @@ async fn cancelled_jobs_take_their_unsent_dispatches_along(database: Database) {
 /// A batch with a succeeded, a running and a queued job, two cancelled ones, and failed ones of two codes.
 async fn mixed(status: &JobStore, name: &BatchId) -> Vec<JobId> {
     let ids = submitted_batch(status, name, 8).await;
-    let epoch = take(status, ids[0], "one", LEASE).await.epoch;
-    assert!(matches!(status.succeed(ids[0], epoch, &result()).await.unwrap(), Fenced::Held(_)));
+    let fence = take(status, ids[0], "one", LEASE).await.fence();
+    assert!(matches!(status.succeed(ids[0], fence, &result()).await.unwrap(), Fenced::Held(_)));
     take(status, ids[1], "one", LEASE).await;
     for id in &ids[3..5] {
         status.cancel(*id, &|_| false).await.unwrap();
     }
     let invalid = ErrorRecord::from(&JobError::invalid("x", "\"code\":\"storage\""));
     for (id, error) in [(ids[5], broken()), (ids[6], broken()), (ids[7], invalid)] {
-        let epoch = take(status, id, "one", LEASE).await.epoch;
-        assert!(matches!(status.fail(id, epoch, &error).await.unwrap(), Fenced::Held(_)));
+        let fence = take(status, id, "one", LEASE).await.fence();
+        assert!(matches!(status.fail(id, fence, &error).await.unwrap(), Fenced::Held(_)));
     }
     ids
 }
@@ -295,8 +353,8 @@ async fn a_cancellation_is_taken_back_and_nothing_else(database: Database) {
     let ids = submitted_batch(&status, &name, 8).await;
     // One was cancelled before, two by another cancellation of the batch; one has failed, one runs.
     status.cancel(ids[0], &|_| false).await.unwrap();
-    let epoch = take(&status, ids[1], "one", LEASE).await.epoch;
-    assert!(matches!(status.fail(ids[1], epoch, &broken()).await.unwrap(), Fenced::Held(_)));
+    let fence = take(&status, ids[1], "one", LEASE).await.fence();
+    assert!(matches!(status.fail(ids[1], fence, &broken()).await.unwrap(), Fenced::Held(_)));
     let running = take(&status, ids[2], "one", LEASE).await;
     let (cancel, other) = (CancelId::new(), CancelId::new());
     assert_eq!(status.cancel_batch_in_steps(&name, cancel, |_| true).await.unwrap(), 6);
@@ -311,7 +369,7 @@ async fn a_cancellation_is_taken_back_and_nothing_else(database: Database) {
     assert_eq!(status.stopping(&name, cancel).await.unwrap(), 1);
     assert_eq!(undo(cancel).await, ids[3..]);
     // The worker stops a step later.
-    assert!(matches!(status.cancelled(ids[2], running.epoch).await.unwrap(), Fenced::Held(_)));
+    assert!(matches!(status.cancelled(ids[2], running.fence()).await.unwrap(), Fenced::Held(_)));
     assert_eq!(status.stopping(&name, cancel).await.unwrap(), 0);
     assert_eq!(undo(cancel).await, ids[2..3]);
     assert_eq!(undo(cancel).await, [], "once");
@@ -392,7 +450,7 @@ async fn beside_many(database: Database) {
             _ => drop(status.cancel(id, &|_| false).await.unwrap()),
         }
     }
-    assert_eq!(status.forget(few).await.unwrap(), 10);
+    assert_eq!(status.forget(&as_read(&status, few).await).await.unwrap().deleted, 10);
     status.close().await;
     let after = database.count(read).await;
     assert!(after - before < 1000, "{} rows and entries were read for {} jobs", after - before, few.len());

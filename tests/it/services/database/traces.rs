@@ -54,7 +54,7 @@ async fn a_trace_stays_with_the_job_and_goes_with_its_messages(database: Databas
     let job = take(&status, id, "one", LEASE).await;
     let span = context("bbbbbbbbbbbbbbbb");
     assert_eq!(status.trace_attempt(id, job.epoch, &span).await.unwrap(), None);
-    let Fenced::Held(_) = status.fail(id, job.epoch, &broken()).await.unwrap() else { panic!("lost") };
+    let Fenced::Held(_) = status.fail(id, job.fence(), &broken()).await.unwrap() else { panic!("lost") };
     status.retry(id).await.unwrap();
     assert_eq!(row(&status, id).await.trace, Some(submission()));
     let mut topics = Vec::new();
@@ -117,7 +117,7 @@ async fn attempts_know_the_one_before(database: Database) {
         let found = status.trace_attempt(id, job.epoch, span).await.unwrap();
         assert_eq!(found.as_ref().map(TraceContext::traceparent), before);
         before = Some(span.traceparent());
-        let Fenced::Held(_) = status.give_back(id, job.epoch).await.unwrap() else { panic!("lost") };
+        let Fenced::Held(_) = status.give_back(id, job.fence()).await.unwrap() else { panic!("lost") };
     }
     // The one before did not export its spans: then there is nothing to link to.
     take(&status, id, "two", NO_TIME).await;

@@ -42,10 +42,10 @@ async fn the_end_of_a_job_leaves_a_call_and_nothing_else_does(database: Database
     let id = called(&status).await;
     let silent = submitted(&status).await;
     let job = take(&status, id, "one", LEASE).await;
-    let Fenced::Held(_) = status.requeue(id, job.epoch, &broken(), NO_TIME).await.unwrap() else { panic!("lost") };
+    let Fenced::Held(_) = status.requeue(id, job.fence(), &broken(), NO_TIME).await.unwrap() else { panic!("lost") };
     assert_eq!(due(&status).await.len(), 0);
     let job = take(&status, id, "one", LEASE).await;
-    let Fenced::Held(_) = status.succeed(id, job.epoch, &result()).await.unwrap() else { panic!("lost") };
+    let Fenced::Held(_) = status.succeed(id, job.fence(), &result()).await.unwrap() else { panic!("lost") };
     status.cancel(silent, &|_| false).await.unwrap();
     let calls = due(&status).await;
     assert_eq!(calls.len(), 1);
@@ -112,8 +112,8 @@ async fn calls_outlive_their_job(database: Database) {
     taken.sort_by_key(|call| call.id);
     let [first, second] = &taken[..] else { panic!("{} calls", taken.len()) };
     status.webhook_failed(second.id, "410", None).await.unwrap();
-    assert_eq!(status.forget(&ids[..1]).await.unwrap(), 1);
-    assert_eq!(status.prune(&ids[1..], None).await.unwrap(), 2);
+    assert_eq!(status.forget(&as_read(&status, &ids[..1]).await).await.unwrap().deleted, 1);
+    assert_eq!(status.prune(&as_read(&status, &ids[1..]).await, None).await.unwrap().deleted, 2);
     assert_eq!(count().await, 2, "what is given up needs no row any more");
 
     let mut calls = until_some(|| due(&status)).await;
@@ -135,10 +135,10 @@ async fn a_batch_is_told_of_although_its_jobs_are_deleted(database: Database) {
     let ids = submitted_batch(&status, &batch("b"), 3).await;
     status.watch_batch(&batch("b"), URL, false).await.unwrap();
     status.cancel(ids[0], &|_| false).await.unwrap();
-    assert_eq!(status.prune(&ids[..1], None).await.unwrap(), 1);
+    assert_eq!(status.prune(&as_read(&status, &ids[..1]).await, None).await.unwrap().deleted, 1);
     assert_eq!(due(&status).await.len(), 0, "two jobs are left");
     status.cancel_batch(&batch("b")).await.unwrap();
-    assert_eq!(status.prune(&ids[1..], None).await.unwrap(), 2);
+    assert_eq!(status.prune(&as_read(&status, &ids[1..]).await, None).await.unwrap().deleted, 2);
     let calls = due(&status).await;
     assert_eq!(calls.len(), 1);
     let told: serde_json::Value = serde_json::from_str(&calls[0].payload).unwrap();

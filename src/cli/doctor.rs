@@ -253,6 +253,9 @@ fn api(loaded: &LoadedConfig) -> Check {
             || http.bind.starts_with("localhost:");
         match (tokens.is_empty(), own) {
             (false, _) => format!("requests need a token: {}", tokens.join(", ")),
+            (true, false) if http.bind.is_empty() => {
+                "http.bind is empty: nothing serves the API, which `acetate serve` needs".to_owned()
+            }
             (true, true) => format!("no token is set: everyone on this machine may use the API ({})", http.bind),
             (true, false) => format!(
                 "no token is set: `acetate serve` does not start on {} without one, for instance ACETATE__HTTP__TOKEN from \

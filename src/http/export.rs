@@ -15,7 +15,7 @@ use super::{
     api::Api,
     caller::{Caller, Role},
     extract::{Id, Json, QueryParams},
-    files::{self, is_known, missing, published, unchanged},
+    files::{self, check_match, is_known, missing, published, unchanged},
     jobs::{check, resolve},
     nested::NestedResult,
     openapi::Binary,
@@ -106,6 +106,7 @@ async fn of_job(
     // Its layers may be taken apart later.
     let nested = NestedResult::find(api.jobs(), row, variant).await?;
     let tag = format!("\"{:x}-{format}\"", Sha256::digest(nested.tag()));
+    check_match(headers, &tag)?;
     if is_known(headers, &tag) {
         return Ok(unchanged(&tag, ASK_AGAIN));
     }

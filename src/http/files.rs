@@ -32,6 +32,7 @@ pub const FOREVER: &str = "private, max-age=31536000, immutable";
         (status = 200, description = "The layer as PNG", body = inline(Binary), content_type = "image/png"),
         (status = 206, description = "A part (`Range`)"),
         (status = 304, description = "Not modified (`If-None-Match`)"),
+        (status = 412, description = "It is another file (`If-Match`)", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn layer(
     State(api): State<Api>,
@@ -57,6 +58,7 @@ pub async fn layer(
         (status = 200, description = "The file", body = inline(Binary), content_type = "image/png"),
         (status = 206, description = "A part (`Range`)"),
         (status = 304, description = "Not modified (`If-None-Match`)"),
+        (status = 412, description = "It is another file (`If-Match`)", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn file(
     State(api): State<Api>,
@@ -78,6 +80,7 @@ pub async fn file(
         (status = 200, description = "The manifest", body = Manifest),
         (status = 206, description = "A part (`Range`)"),
         (status = 304, description = "Not modified (`If-None-Match`)"),
+        (status = 412, description = "It is another file (`If-Match`)", body = Problem, content_type = "application/problem+json"),
         (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn show_manifest(State(api): State<Api>, Id(id): Id, headers: HeaderMap) -> Answer<Response> {
     manifest(&api, &api.job(id).await?, &headers).await
@@ -85,6 +88,7 @@ pub async fn show_manifest(State(api): State<Api>, Id(id): Id, headers: HeaderMa
 
 async fn serve(api: &Api, row: &JobRow, file: &FileEntry, headers: &HeaderMap) -> Answer<Response> {
     let tag = format!("\"{}\"", file.sha256);
+    check_match(headers, &tag)?;
     if is_known(headers, &tag) {
         return Ok(unchanged(&tag, FOREVER));
     }
@@ -95,6 +99,7 @@ async fn serve(api: &Api, row: &JobRow, file: &FileEntry, headers: &HeaderMap) -
 async fn manifest(api: &Api, row: &JobRow, headers: &HeaderMap) -> Answer<Response> {
     let result = published(row)?;
     let tag = format!("\"{}-{}\"", row.id(), row.epoch);
+    check_match(headers, &tag)?;
     if is_known(headers, &tag) {
         return Ok(unchanged(&tag, FOREVER));
     }
@@ -133,6 +138,21 @@ fn gone_or(error: JobError, exists: bool, name: &str) -> ApiError {
         return error.into();
     }
     ApiError::new(StatusCode::GONE, "gone", format!("{name} is no longer in the store; run the job again"))
+}
+
+/// Refuses a request that is only for another content than this (`If-Match`). A weak tag never proves that it is the
+/// same.
+pub fn check_match(headers: &HeaderMap, tag: &str) -> Answer<()> {
+    let mut given = headers.get_all(header::IF_MATCH).iter().peekable();
+    if given.peek().is_none() {
+        return Ok(());
+    }
+    let is_wanted = |known: &str| known.trim() == "*" || known.trim() == tag;
+    if given.filter_map(|value| value.to_str().ok()).flat_map(|line| line.split(',')).any(is_wanted) {
+        return Ok(());
+    }
+    let detail = format!("the file is {tag} now, and not what If-Match names");
+    Err(ApiError::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", detail).about("If-Match"))
 }
 
 /// Whether the client already has the content with this tag.

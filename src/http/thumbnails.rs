@@ -11,7 +11,7 @@ use utoipa::IntoParams;
 use super::{
     api::Api,
     extract::{PathParams, QueryParams},
-    files::{self, FOREVER, fresh, is_known, missing, unchanged},
+    files::{self, FOREVER, check_match, fresh, is_known, missing, unchanged},
     openapi::Binary,
     problem::{Answer, ApiError, Problem},
 };
@@ -123,6 +123,7 @@ pub async fn thumbnail(
 async fn of_output(api: &Api, row: &JobRow, name: String, size: u32, headers: &HeaderMap) -> Answer<Response> {
     let file = row.picture(&InputRef::File { job: row.id(), file: name }).map_err(missing)?;
     let tag = format!("\"{}-{size}\"", file.sha256);
+    check_match(headers, &tag)?;
     if is_known(headers, &tag) {
         return Ok(unchanged(&tag, FOREVER));
     }
@@ -142,6 +143,7 @@ async fn of_input(api: &Api, row: &JobRow, index: usize, size: u32, headers: &He
         return Err(ApiError::not_found(format!("job {} has {given} input pictures", row.id())));
     };
     let tag = format!("\"{}-{index}-{size}\"", row.id());
+    check_match(headers, &tag)?;
     if is_known(headers, &tag) {
         return Ok(unchanged(&tag, A_WHILE));
     }

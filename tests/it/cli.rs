@@ -361,6 +361,7 @@ fn the_doctor_says_who_may_use_the_api() {
             "ok",
             "no token is set: `acetate serve` does not start on 0.0.0.0:1 without one",
         ),
+        ("[http]\nbind = \"\"", "ok", "http.bind is empty: nothing serves the API, which `acetate serve` needs"),
         (
             "[http]\ntoken = \"hunter2-hunter2-0\"\n[[http.tokens]]\nname = \"ci\"\nrole = \"submit\"\n\
              token = \"hunter2-hunter2-1\"",

@@ -224,8 +224,12 @@ fn advice(url: &PostgresUrl, error: &dyn DatabaseError) -> Option<String> {
         "57014" => "the statement took too long; is the server overloaded?",
         "57P01" | "57P02" | "57P03" => "the server is stopping or starting; acetate retries",
         "25006" => {
-            "this server is a replica or read-only; name the primary in ACETATE__STATUS__URL, or all hosts with \
-             target_session_attrs=read-write"
+            let (user, database) = (identifier(url.user()), identifier(url.database()));
+            return Some(format!(
+                "this server is a replica or read-only; name the primary in ACETATE__STATUS__URL, or all hosts with \
+                 target_session_attrs=read-write; if it is the primary, default_transaction_read_only is on: \
+                 `ALTER ROLE {user} RESET default_transaction_read_only`, or the same with `ALTER DATABASE {database}`"
+            ));
         }
         "40001" | "40P01" => "other transactions were in the way each time; what else writes into acetate's tables?",
         "55P03" => "another session holds a lock on the tables; acetate retries",

@@ -113,6 +113,20 @@ impl S3Error {
             Self::OpenFiles(message) => words(NO_OPEN_FILES, &message),
             Self::TooLarge(_) => format!("is larger than the expected {cap} bytes"),
             Self::Changed => "was replaced while it was read; the next attempt reads it again".to_owned(),
+            Self::Throttled(message) => words(
+                &format!(
+                    "{server} asks for fewer requests; acetate tries again later; if it stays, lower worker.slots, start \
+                     fewer workers, or raise the store's limit"
+                ),
+                &message,
+            ),
+            Self::Moved(message) => words(
+                &format!(
+                    "{server} sends requests for this bucket elsewhere, as it does for minutes after a bucket is made or \
+                     moved; wait, or name that place in store.endpoint"
+                ),
+                &message,
+            ),
             Self::Unavailable(message) => words(
                 &format!("{server} is not available; check that it runs, and check store.endpoint and the network"),
                 &message,

@@ -56,6 +56,10 @@ pub(in crate::store) enum S3Error {
     TooLarge(Option<u64>),
     /// The object was replaced while it was read.
     Changed,
+    /// The server asks for fewer requests.
+    Throttled(String),
+    /// The server sends this request elsewhere for now.
+    Moved(String),
     /// The server or the network is temporarily unavailable.
     Unavailable(String),
     /// The server rejects the request permanently.
@@ -93,6 +97,10 @@ impl S3Error {
             Some("InvalidObjectState") => return Self::Archived(message),
             Some(code) if code.starts_with("KMS.") => return Self::Key(said),
             Some(code) if is_about_space(code) => return Self::Full(said),
+            Some("TemporaryRedirect") if header(&error, "x-amz-bucket-region").is_none() => return Self::Moved(said),
+            Some("SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded" | "TooManyRequests") => {
+                return Self::Throttled(said);
+            }
             Some("RequestTimeout") => return Self::Unavailable(message),
             Some(_) | None => {}
         }
@@ -107,12 +115,16 @@ impl S3Error {
             Some(401) => Self::Credentials(message),
             Some(403) => Self::Denied(message),
             Some(412) => Self::Changed,
+            Some(307) if header(&error, "x-amz-bucket-region").is_none() => {
+                Self::Moved(format!("it answers 307 {said}"))
+            }
             Some(301 | 307 | 308) => {
                 Self::Region { bucket_region: header(&error, "x-amz-bucket-region"), message: said }
             }
             Some(507) => Self::Full(format!("it answers 507 {said}")),
             Some(status @ (405 | 501)) => Self::Unsupported(format!("it answers {status} {said}")),
-            Some(status @ (408 | 429 | 500..)) => Self::Unavailable(format!("it responds with {status} {said}")),
+            Some(429) => Self::Throttled(format!("it responds with 429 {said}")),
+            Some(status @ (408 | 500..)) => Self::Unavailable(format!("it responds with {status} {said}")),
             Some(status @ 400..) if is_about_checksums(&said) => {
                 Self::Unsupported(format!("it answers {status} {said}"))
             }
@@ -184,6 +196,8 @@ impl S3Error {
             | Self::NotS3(_)
             | Self::NoHost(_)
             | Self::Changed
+            | Self::Throttled(_)
+            | Self::Moved(_)
             | Self::Unavailable(_)) => JobError::input_unreachable(input, other.in_words(url, cap, client)),
         }
     }

@@ -56,8 +56,22 @@ pub(in crate::store) async fn list_page(
             modified: object.last_modified().and_then(|time| Timestamp::from_second(time.secs()).ok()),
         });
     }
-    let next = answer.next_continuation_token().filter(|_| answer.is_truncated() == Some(true)).map(str::to_owned);
+    let next = next_page(answer.is_truncated() == Some(true), answer.next_continuation_token(), from)?;
     Ok(ObjectPage { objects, next })
+}
+
+/// The start of the next page. Half of a list must not be taken for the whole, nor one page be read without end.
+fn next_page(is_truncated: bool, next: Option<&str>, from: Option<&str>) -> Result<Option<String>, S3Error> {
+    match next.filter(|token| !token.is_empty()) {
+        _ if !is_truncated => Ok(None),
+        None => Err(S3Error::Refused(
+            "it ends a list in the middle without saying where it goes on; it may not know ListObjectsV2".to_owned(),
+        )),
+        Some(token) if Some(token) == from => {
+            Err(S3Error::Refused("it gives the same page of a list again and again".to_owned()))
+        }
+        Some(token) => Ok(Some(token.to_owned())),
+    }
 }
 
 /// A key of a list with `encoding-type=url`, where a space is `+` and a plus sign `%2B`.
@@ -68,6 +82,16 @@ fn decoded(key: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_goes_on_or_ends_or_is_an_error() {
+        assert_eq!(next_page(false, None, None), Ok(None));
+        assert_eq!(next_page(false, Some("b"), Some("a")), Ok(None));
+        assert_eq!(next_page(true, Some("b"), Some("a")), Ok(Some("b".to_owned())));
+        for (next, from) in [(None, None), (Some(""), None), (None, Some("a")), (Some("a"), Some("a"))] {
+            assert!(matches!(next_page(true, next, from), Err(S3Error::Refused(_))), "{next:?} after {from:?}");
+        }
+    }
 
     #[test]
     fn keys_of_encoded_lists_are_decoded() {

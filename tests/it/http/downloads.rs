@@ -65,5 +65,12 @@ fn a_download_goes_on_where_it_broke() {
         outside.problem(416, "range_not_satisfiable");
         assert_eq!(outside.header("content-range"), format!("bytes */{length}"), "{path}");
         assert_eq!(send("GET", &url, &[("range", "bytes=0-99"), ("if-none-match", &tag)], &[]).status, 304, "{path}");
+        for same in ["*", &tag, &format!("\"other\", {tag}")] {
+            send("GET", &url, &[("range", "bytes=0-99"), ("if-match", same)], &[]).ok(206);
+        }
+        for other in ["\"other\"", &format!("W/{tag}")] {
+            let refused = send("GET", &url, &[("range", "bytes=0-99"), ("if-match", other)], &[]);
+            refused.problem(412, "precondition_failed");
+        }
     }
 }

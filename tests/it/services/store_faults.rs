@@ -168,7 +168,7 @@ async fn a_server_that_is_not_there_is_transient_for_inputs_too() {
 #[tokio::test]
 async fn a_refusal_names_its_cause() {
     const PAGE: &str = "<html><body>Blocked by policy</body></html>";
-    let cases: [(&'static str, &'static str, &'static str, &str); 12] = [
+    let cases: [(&'static str, &'static str, &'static str, &str); 16] = [
         ("PUT", "200 OK\r\nContent-Type: text/html", PAGE, "is not an S3 server"),
         ("PUT", "200 OK", "", "is not an S3 server"),
         ("HEAD", "200 OK\r\nContent-Type: text/html", "", "is not an S3 server"),
@@ -178,6 +178,15 @@ async fn a_refusal_names_its_cause() {
         ("PUT", "403 Forbidden\r\nContent-Type: text/html", PAGE, "403 with a page for people"),
         ("PUT", "302 Found\r\nLocation: https://login.example/x", "", "302, a redirect to https://login.example/x"),
         ("PUT", "400 Bad Request", "<Error><Code>ExpiredToken</Code></Error>", "aws sso login"),
+        ("PUT", "503 Slow Down", "<Error><Code>SlowDown</Code></Error>", "asks for fewer requests"),
+        ("GET", "429 Too Many Requests", "", "asks for fewer requests"),
+        (
+            "PUT",
+            "307 Temporary Redirect\r\nLocation: http://127.0.0.1:9/x",
+            "",
+            "sends requests for this bucket elsewhere",
+        ),
+        ("GET", "307 Temporary Redirect", "<Error><Code>TemporaryRedirect</Code></Error>", "store.endpoint"),
         ("GET", "403 Forbidden", "<Error><Code>InvalidObjectState</Code></Error>", "restore it first"),
         ("GET", "200 OK\r\nContent-Type: text/html", PAGE, "is not an S3 server"),
         ("GET", "403 Forbidden", "<Error><Code>AccessDenied</Code></Error>", "s3:GetObject"),

@@ -131,6 +131,8 @@ async fn sessions_on_a_demoted_server_are_left() {
     database.end_sessions().await;
     let error = status.claim(id, &rules("one", LEASE)).await.unwrap_err();
     assert!(error.is_transient() && error.to_string().contains("target_session_attrs"), "{error}");
+    let reset = "ALTER ROLE \"postgres\" RESET default_transaction_read_only";
+    assert!(error.to_string().contains(reset), "{error}");
     let said = status.ping().await.unwrap_err().to_string();
     assert!(said.contains("read-only transaction"), "{said}");
     assert!(status.get(id).await.unwrap().is_some(), "rows can be read");

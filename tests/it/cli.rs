@@ -57,6 +57,9 @@ fn pages_that_are_not_there() {
     let known = "COMMAND: there is no command `decomposed`; here are decompose, edit, composite, workflow";
     assert!(ran.stderr.contains(known), "{}", ran.stderr);
     assert!(place.run(&["man", "run", "edit", "more"]).stderr.contains("here are none"));
+    let page = place.run(&["man", "run", "edit"]).stdout;
+    let footer = format!("\"acetate {}\"", env!("CARGO_PKG_VERSION"));
+    assert!(page.lines().any(|line| line.starts_with(".TH") && line.contains(&footer)), "{page}");
     fs::write(place.path("file"), "").unwrap();
     let ran = place.run(&["man", "--out", "file"]);
     assert_eq!(ran.code, Some(1));

@@ -1,7 +1,7 @@
 //! The rows of datasets.
 //!
-//! The statement that records rows says `OFFSET 0`, so that the planner looks up each job by an index, also while it has
-//! no statistics; otherwise every chunk of a submission reads the rows of all those before it.
+//! The statement that records rows says `OFFSET 0`, so that the planner looks up each job by an index, also while it
+//! has no statistics; otherwise every chunk of a submission reads the rows of all those before it.
 
 use sqlx::{Postgres, QueryBuilder};
 

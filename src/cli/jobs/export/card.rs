@@ -59,6 +59,7 @@ fn type_of(kind: ColumnType) -> &'static str {
     match kind {
         ColumnType::Bool => "dtype: bool",
         ColumnType::Int => "dtype: int64",
+        ColumnType::Unsigned => "dtype: uint64",
         ColumnType::Float => "dtype: float64",
         ColumnType::Text | ColumnType::Mixed => "dtype: string",
         ColumnType::Json => "dtype: json",

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Number, Value, json};
 
 use super::{
     rows::{ExportedRow, LATER, LAYER_INFO, OWN, PICTURES, REUSED_FROM, ResultRows, VARIANT},
@@ -20,6 +20,8 @@ use crate::{
 pub enum ColumnType {
     Bool,
     Int,
+    /// Whole numbers from 0 on, some of them above those of 64 bits with a sign.
+    Unsigned,
     Float,
     Text,
     /// Objects and lists; in Parquet the text of their JSON.
@@ -48,13 +50,14 @@ impl ResultColumns {
     pub async fn of_batch(submitter: &Submitter, batch: &BatchId) -> Result<Self, JobError> {
         let (mut columns, mut kinds, mut rows) =
             (Self::default(), [false; PICTURES.len()], ResultRows::of(submitter, batch));
-        let mut shapes = HashMap::new();
+        let (mut shapes, mut numbers) = (HashMap::new(), HashMap::new());
         while let Some(item) = rows.next().await? {
             for name in pictures_of(item.job.request.task.kind()) {
                 kinds[PICTURES.iter().position(|known| known == name).unwrap_or_default()] = true;
             }
-            columns.observe(&item, &mut shapes);
+            columns.observe(&item, &mut shapes, &mut numbers);
         }
+        columns.settle(&numbers);
         let there = PICTURES.into_iter().zip(kinds).filter(|(_, is_there)| *is_there);
         columns.pictures = there.map(|(name, _)| name.to_owned()).collect();
         let has_layers = columns.pictures.iter().any(|name| name == "layers");
@@ -83,7 +86,7 @@ impl ResultColumns {
         for Column { name, kind } in &self.foreign {
             let value = record.entry(name.as_str()).or_insert(Value::Null);
             match (kind, &value) {
-                (ColumnType::Float, Value::Number(number)) => *value = json!(number.as_f64()),
+                (ColumnType::Float, Value::Number(number)) if !is_wide(number) => *value = json!(number.as_f64()),
                 (ColumnType::Mixed, Value::Null | Value::String(_)) => {}
                 (ColumnType::Mixed, other) => *value = Value::String(other.to_string()),
                 _ => {}
@@ -101,9 +104,15 @@ impl ResultColumns {
     }
 
     /// `shapes`: of the columns with lists or objects.
-    fn observe(&mut self, item: &ExportedRow, shapes: &mut HashMap<String, JsonShape>) {
+    fn observe(
+        &mut self,
+        item: &ExportedRow,
+        shapes: &mut HashMap<String, JsonShape>,
+        numbers: &mut HashMap<String, SeenNumbers>,
+    ) {
         for (name, value) in item.foreign() {
             let Some(mut kind) = kind_of(value) else { continue };
+            numbers.entry(name.clone()).or_default().see(value);
             if kind == ColumnType::Json {
                 let known = shapes.remove(&name).unwrap_or(JsonShape::Missing);
                 match JsonShape::of(value).and_then(|shape| known.and(shape)) {
@@ -114,6 +123,17 @@ impl ResultColumns {
             match self.foreign.iter_mut().find(|column| column.name == name) {
                 Some(column) => column.kind = both(column.kind, kind),
                 None => self.foreign.push(Column { name, kind }),
+            }
+        }
+    }
+
+    /// Gives columns of numbers a type that has all of them exactly; otherwise they are texts.
+    fn settle(&mut self, numbers: &HashMap<String, SeenNumbers>) {
+        for column in &mut self.foreign {
+            if let (ColumnType::Int | ColumnType::Unsigned | ColumnType::Float, Some(seen)) =
+                (column.kind, numbers.get(&column.name))
+            {
+                column.kind = seen.kind();
             }
         }
     }
@@ -133,7 +153,7 @@ impl ResultColumns {
             // After `fit`, so that a float is one.
             let Some(kind) = kind_of(value) else { continue };
             match self.foreign.iter().find(|column| column.name == *name) {
-                Some(column) if both(column.kind, kind) == column.kind => {}
+                Some(column) if both(column.kind, kind) == column.kind && is_exact(column.kind, value) => {}
                 Some(_) => return refuse(format!("`{name}` has another type than in the shards that are written")),
                 None => return refuse(format!("has the column `{name}`, and the export was begun without it")),
             }
@@ -163,6 +183,7 @@ fn kind_of(value: &Value) -> Option<ColumnType> {
         Value::Null => None,
         Value::Bool(_) => Some(ColumnType::Bool),
         Value::Number(number) if number.is_i64() => Some(ColumnType::Int),
+        Value::Number(number) if number.is_u64() => Some(ColumnType::Unsigned),
         Value::Number(_) => Some(ColumnType::Float),
         Value::String(_) => Some(ColumnType::Text),
         Value::Array(_) | Value::Object(_) => Some(ColumnType::Json),
@@ -173,8 +194,57 @@ fn kind_of(value: &Value) -> Option<ColumnType> {
 fn both(one: ColumnType, other: ColumnType) -> ColumnType {
     match (one, other) {
         (one, other) if one == other => one,
-        (ColumnType::Int, ColumnType::Float) | (ColumnType::Float, ColumnType::Int) => ColumnType::Float,
+        (ColumnType::Int, ColumnType::Unsigned) | (ColumnType::Unsigned, ColumnType::Int) => ColumnType::Unsigned,
+        (ColumnType::Int | ColumnType::Unsigned, ColumnType::Float)
+        | (ColumnType::Float, ColumnType::Int | ColumnType::Unsigned) => ColumnType::Float,
         _ => ColumnType::Mixed,
+    }
+}
+
+/// What the numbers of a column are like.
+#[derive(Debug, Clone, Copy, Default)]
+struct SeenNumbers {
+    has_negative: bool,
+    /// Above those of 64 bits with a sign.
+    has_unsigned: bool,
+    /// Whole numbers that floats do not tell apart.
+    has_wide: bool,
+    has_float: bool,
+}
+
+impl SeenNumbers {
+    fn see(&mut self, value: &Value) {
+        let Value::Number(number) = value else { return };
+        self.has_negative |= number.as_i64().is_some_and(i64::is_negative);
+        self.has_unsigned |= number.is_u64() && !number.is_i64();
+        self.has_wide |= is_wide(number);
+        self.has_float |= number.is_f64();
+    }
+
+    fn kind(self) -> ColumnType {
+        match self {
+            Self { has_float: true, has_wide: true, .. } => ColumnType::Mixed,
+            Self { has_float: true, .. } => ColumnType::Float,
+            Self { has_unsigned: true, has_negative: true, .. } => ColumnType::Mixed,
+            Self { has_unsigned: true, .. } => ColumnType::Unsigned,
+            _ => ColumnType::Int,
+        }
+    }
+}
+
+/// Whether a float does not tell this whole number from its neighbors.
+fn is_wide(number: &Number) -> bool {
+    const LARGEST_EXACT: u64 = 1 << 53;
+    let size = number.as_i64().map(i64::unsigned_abs).or(number.as_u64());
+    size.is_some_and(|size| size > LARGEST_EXACT)
+}
+
+/// Whether a column of this type has exactly this value.
+fn is_exact(kind: ColumnType, value: &Value) -> bool {
+    match (kind, value) {
+        (ColumnType::Float, Value::Number(number)) => !is_wide(number),
+        (ColumnType::Unsigned, Value::Number(number)) => number.is_u64(),
+        _ => true,
     }
 }
 
@@ -188,7 +258,20 @@ mod tests {
         assert_eq!(both(ColumnType::Text, ColumnType::Int), ColumnType::Mixed);
         assert_eq!(both(ColumnType::Json, ColumnType::Json), ColumnType::Json);
         assert_eq!(both(ColumnType::Bool, ColumnType::Bool), ColumnType::Bool);
-        assert_eq!(kind_of(&serde_json::json!(u64::MAX)), Some(ColumnType::Float));
+        assert_eq!(kind_of(&serde_json::json!(u64::MAX)), Some(ColumnType::Unsigned));
+        let kind = |values: Value| {
+            let mut seen = SeenNumbers::default();
+            values.as_array().unwrap().iter().for_each(|value| seen.see(value));
+            seen.kind()
+        };
+        assert_eq!(kind(json!([1, -1, i64::MAX, null])), ColumnType::Int);
+        assert_eq!(kind(json!([1, u64::MAX])), ColumnType::Unsigned);
+        assert_eq!(kind(json!([-1, u64::MAX])), ColumnType::Mixed);
+        assert_eq!(kind(json!([1, 0.5])), ColumnType::Float);
+        assert_eq!(kind(json!([i64::MAX, 0.5])), ColumnType::Mixed);
+        for (kind, value) in [(ColumnType::Float, json!(i64::MAX)), (ColumnType::Unsigned, json!(-1))] {
+            assert!(!is_exact(kind, &value));
+        }
         assert_eq!(kind_of(&Value::Null), None);
     }
 

@@ -4,7 +4,7 @@
 use std::{fs::File, io::BufWriter, path::Path, sync::Arc};
 
 use parquet::{
-    basic::{Compression, LogicalType, Repetition, Type as Physical, ZstdLevel},
+    basic::{Compression, ConvertedType, LogicalType, Repetition, Type as Physical, ZstdLevel},
     data_type::{BoolType, ByteArray, ByteArrayType, DataType, DoubleType, Int64Type},
     errors::ParquetError,
     file::{
@@ -143,6 +143,10 @@ impl ParquetFile {
             match kind {
                 ColumnType::Bool => write::<BoolType>(&mut group, 1, values.map(|value| value?.as_bool()))?,
                 ColumnType::Int => ints(&mut group, values)?,
+                // The same bits, which the schema says are without a sign.
+                ColumnType::Unsigned => {
+                    write::<Int64Type>(&mut group, 1, values.map(|value| Some(value?.as_u64()?.cast_signed())))?;
+                }
                 ColumnType::Float => write::<DoubleType>(&mut group, 1, values.map(|value| value?.as_f64()))?,
                 ColumnType::Text => texts(&mut group, values)?,
                 ColumnType::Mixed => texts(&mut group, values)?,
@@ -241,6 +245,7 @@ fn schema(columns: &ResultColumns) -> Result<TypePtr, ParquetError> {
         fields.push(match kind {
             ColumnType::Bool => leaf(name, Physical::BOOLEAN)?,
             ColumnType::Int => leaf(name, Physical::INT64)?,
+            ColumnType::Unsigned => unsigned(name)?,
             ColumnType::Float => leaf(name, Physical::DOUBLE)?,
             ColumnType::Text | ColumnType::Json | ColumnType::Mixed => text(name)?,
         });
@@ -250,6 +255,11 @@ fn schema(columns: &ResultColumns) -> Result<TypePtr, ParquetError> {
 
 fn leaf(name: &str, physical: Physical) -> Result<TypePtr, ParquetError> {
     Ok(Arc::new(Type::primitive_type_builder(name, physical).with_repetition(Repetition::OPTIONAL).build()?))
+}
+
+fn unsigned(name: &str) -> Result<TypePtr, ParquetError> {
+    let builder = Type::primitive_type_builder(name, Physical::INT64).with_repetition(Repetition::OPTIONAL);
+    Ok(Arc::new(builder.with_converted_type(ConvertedType::UINT_64).build()?))
 }
 
 fn text(name: &str) -> Result<TypePtr, ParquetError> {
@@ -290,6 +300,7 @@ fn features(columns: &ResultColumns) -> Value {
         let dtype = match kind {
             ColumnType::Bool => "bool",
             ColumnType::Int => "int64",
+            ColumnType::Unsigned => "uint64",
             ColumnType::Float => "float64",
             ColumnType::Text | ColumnType::Json | ColumnType::Mixed => "string",
         };

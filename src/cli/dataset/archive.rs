@@ -13,10 +13,11 @@ use serde_json::{Value, json};
 use super::{
     Fields, Row, RowPicture,
     listed::{is_hidden, is_picture},
+    nan::value_of,
     reading::Sink,
     text::read_error,
 };
-use crate::job::{JobError, value_from_slice};
+use crate::job::JobError;
 
 /// The largest file of a row, in bytes. A larger picture would be refused anyway.
 const LARGEST: u64 = 256 << 20;
@@ -110,7 +111,7 @@ impl ArchiveSamples<'_> {
             return;
         }
         let Ok(known) = fields else { return };
-        match (ending, value_from_slice(&bytes)) {
+        match (ending, value_of(&bytes)) {
             ("json", Ok(Value::Object(more))) => known.extend(more),
             ("json", Ok(_)) => *fields = Err(JobError::invalid(name, "is not a JSON object")),
             ("json", Err(error)) => *fields = Err(error.in_request(&name, &name)),
@@ -172,7 +173,7 @@ pub mod tests {
 
     const FILES: [(&str, &[u8]); 7] = [
         ("a/0.jpg", b"first"),
-        ("a/0.json", b"{\"width\": 3, \"prompt\": \"a cat\"}"),
+        ("a/0.json", b"{\"width\": 3, \"score\": NaN, \"prompt\": \"a cat\"}"),
         ("a/0.txt", b"caption\n"),
         ("a/._1.jpg", b"hidden"),
         ("a/1.png", b"second"),
@@ -187,7 +188,7 @@ pub mod tests {
         write(&path, &FILES);
         let rows = collect(|sink| read(&path, sink).map(drop)).unwrap();
         assert_eq!(rows.len(), 2);
-        let wanted = json!({"__key__": "a/0", "width": 3, "prompt": "a cat", "txt": "caption"});
+        let wanted = json!({"__key__": "a/0", "width": 3, "score": null, "prompt": "a cat", "txt": "caption"});
         assert_eq!(*rows[0].fields.as_ref().unwrap(), *wanted.as_object().unwrap());
         let picture = RowPicture { column: "jpg".to_owned(), name: "a/0.jpg".to_owned(), bytes: b"first".to_vec() };
         assert_eq!(rows[0].pictures, [picture]);

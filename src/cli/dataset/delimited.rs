@@ -16,16 +16,24 @@ const NOT_CLOSED: &str = "a quote is not closed, so that the rest of the file be
                           quote inside of quotes twice";
 const SAVE_AS_UTF8: &str = "save it as \"CSV UTF-8\"";
 
-/// Reads a file. `separator`: absent, the one that the first line has.
-pub fn read(path: &Path, separator: Option<u8>, sink: &mut Sink) -> Result<(), JobError> {
+/// A table whose header is read.
+struct Table {
+    reader: csv::Reader<Box<dyn Read>>,
+    header: StringRecord,
+    lines: text::Lines,
+    row_start: text::RowStart,
+}
+
+fn open(path: &Path, separator: Option<u8>) -> Result<Table, JobError> {
     let wrong = |reason: String| JobError::invalid("--from", format!("{}: {reason}", path.display()));
     let (first, text) = text::peek_line(path, text::open(path, SAVE_AS_UTF8)?)?;
     let (named, text) = without_excels_line(&first, text, path)?;
     let (first, text) = if named.is_some() { text::peek_line(path, text)? } else { (first, text) };
     let separator = separator.or(named).unwrap_or_else(|| separator_of(&first));
     let (text, row_start) = text::RowLimit::of(text);
+    let (text, lines) = text::CountedLines::of(text, 1 + u64::from(named.is_some()));
     // A last row of our own, which a quote that is not closed would take in.
-    let text = text.chain(END_ROW.as_bytes());
+    let text: Box<dyn Read> = Box::new(text.chain(END_ROW.as_bytes()));
     let mut reader = csv::ReaderBuilder::new().delimiter(separator).trim(csv::Trim::All).from_reader(text);
     let header = reader.headers().map_err(|error| explain_first(path, error))?.clone();
     if header.iter().any(|name| name.trim_end().ends_with(END)) {
@@ -35,6 +43,18 @@ pub fn read(path: &Path, separator: Option<u8>, sink: &mut Sink) -> Result<(), J
         };
     }
     check_header(&header).map_err(wrong)?;
+    Ok(Table { reader, header, lines, row_start })
+}
+
+/// The names of the columns; nothing if the file cannot be read, which reading it tells.
+pub fn columns(path: &Path, separator: Option<u8>) -> Option<Vec<String>> {
+    let header = open(path, separator).ok()?.header;
+    Some(header.iter().filter(|name| !name.is_empty()).map(str::to_owned).collect())
+}
+
+/// Reads a file. `separator`: absent, the one that the first line has.
+pub fn read(path: &Path, separator: Option<u8>, sink: &mut Sink) -> Result<(), JobError> {
+    let Table { mut reader, header, lines, row_start } = open(path, separator)?;
     let mut number = 0;
     let mut record = StringRecord::new();
     loop {
@@ -42,9 +62,10 @@ pub fn read(path: &Path, separator: Option<u8>, sink: &mut Sink) -> Result<(), J
         let read = reader.read_record(&mut record);
         let line = match &read {
             Ok(false) => return Ok(()),
-            Ok(true) => record.position().map(csv::Position::line),
-            Err(error) => error.position().map(csv::Position::line),
+            Ok(true) => record.position(),
+            Err(error) => error.position(),
         };
+        let line = line.map(|position| lines.of_row(position.byte()));
         if record.len() == 1 && &record[0] == END {
             return Ok(());
         }
@@ -194,7 +215,7 @@ mod tests {
         // Empty rows do not count, and spreadsheets write some.
         let found = rows(b"image,prompt\n\na.png,x\n,\n ,\nb.png,y\n,,").unwrap();
         let places: Vec<_> = found.iter().map(|row| (row.0.as_str(), row.1.is_ok())).collect();
-        assert_eq!(places, [("m.csv:2 (row 1)", true), ("m.csv:6 (row 2)", true), ("m.csv:7 (row 3)", false)]);
+        assert_eq!(places, [("m.csv:3 (row 1)", true), ("m.csv:6 (row 2)", true), ("m.csv:7 (row 3)", false)]);
         // A caption with commas in the header does not win over the column of pictures.
         assert_eq!(separator_of(b"file_name;\"a, b, c, d\"\n"), b';');
         assert_eq!(separator_of(b"image\n"), b',');
@@ -207,6 +228,26 @@ mod tests {
         assert_eq!((found[1].0.as_str(), found[2].0.as_str()), ("m.csv:4 (row 2)", "m.csv:5 (row 3)"));
         let error = found[2].1.as_ref().unwrap_err();
         assert!(error.contains("has 1 cell, and the header has 2 columns"), "{error}");
+    }
+
+    #[test]
+    fn lines_are_counted_as_editors_do_whatever_ends_them() {
+        // Longer than the reader's buffer, with empty lines and a line end in a cell.
+        let text: String =
+            (0..5000).map(|n| if n % 7 == 3 { "\n\n".to_owned() } else { format!("{n}.png,\"a\nb\"\n") }).collect();
+        let text = format!("image,prompt\n\n{text}");
+        for end in ["\n", "\r\n", "\r"] {
+            for before in ["", "\u{feff}", "sep=,\n"].into_iter().take(if end == "\r" { 2 } else { 3 }) {
+                let text = format!("{before}{text}");
+                let found = rows(text.replace('\n', end).as_bytes()).unwrap();
+                assert_eq!(found.len(), 5000 - 714);
+                for (place, fields) in found {
+                    let name = fields.unwrap()["image"].as_str().unwrap().to_owned();
+                    let line = 1 + text.lines().position(|line| line.split(',').next() == Some(&name)).unwrap();
+                    assert!(place.starts_with(&format!("m.csv:{line} (")), "{end:?} {before:?} {name}: {place} {line}");
+                }
+            }
+        }
     }
 
     #[test]

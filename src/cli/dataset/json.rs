@@ -10,11 +10,11 @@ use serde_json::Value;
 
 use super::{
     Fields, Row,
-    nan::{WithoutNan, without_nan},
+    nan::{WithoutNan, value_of},
     reading::Sink,
     text,
 };
-use crate::job::{JobError, value_from_slice};
+use crate::job::JobError;
 
 const SAVE_AS_UTF8: &str = "save it as UTF-8";
 
@@ -29,10 +29,9 @@ pub fn read_lines(path: &Path, sink: &mut Sink) -> Result<(), JobError> {
             text::Line::End => return Ok(()),
             text::Line::TooLong => Err(text::too_long()),
             text::Line::Whole if bytes.trim_ascii().is_empty() => continue,
-            text::Line::Whole => value_from_slice(&bytes)
-                .or_else(|error| without_nan(&bytes).map_or(Err(error), |plain| value_from_slice(&plain)))
-                .map_err(|error| about_the_row(error.in_request("row", "")))
-                .and_then(object),
+            text::Line::Whole => {
+                value_of(&bytes).map_err(|error| about_the_row(error.in_request("row", ""))).and_then(object)
+            }
         };
         number += 1;
         let place = format!("{}:{line} (row {number})", path.display());

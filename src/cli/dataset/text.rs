@@ -1,7 +1,8 @@
 //! Opens manifests: text in UTF-8, with or without a byte order mark, also compressed with gzip.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
+    collections::VecDeque,
     fs::File,
     io::{BufRead, BufReader, ErrorKind, Read},
     path::Path,
@@ -151,6 +152,64 @@ impl Read for RowLimit {
             }
             None => Err(ErrorKind::FileTooLarge.into()),
         }
+    }
+}
+
+/// A text whose line ends are remembered until their rows are read.
+pub struct CountedLines<R> {
+    text: R,
+    at: u64,
+    last: u8,
+    lines: Lines,
+}
+
+/// Tells in which line a row begins. Its reader counts `\r\n` as the end of a line before the `\n`, and empty lines as
+/// parts of the row behind them.
+#[derive(Clone)]
+pub struct Lines(Rc<RefCell<LineEnds>>);
+
+struct LineEnds {
+    /// The line at the first of the ends.
+    line: u64,
+    /// The places of `\r` and `\n`, and whether a line ends there.
+    ends: VecDeque<(u64, bool)>,
+}
+
+impl<R: Read> CountedLines<R> {
+    /// `first`: the number of the first line.
+    pub fn of(text: R, first: u64) -> (Self, Lines) {
+        let lines = Lines(Rc::new(RefCell::new(LineEnds { line: first, ends: VecDeque::new() })));
+        (Self { text, at: 0, last: 0, lines: lines.clone() }, lines)
+    }
+}
+
+impl<R: Read> Read for CountedLines<R> {
+    fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.text.read(to)?;
+        let mut lines = self.lines.0.borrow_mut();
+        for byte in &to[..read] {
+            if matches!(byte, b'\r' | b'\n') {
+                lines.ends.push_back((self.at, (self.last, *byte) != (b'\r', b'\n')));
+            }
+            self.last = *byte;
+            self.at += 1;
+        }
+        Ok(read)
+    }
+}
+
+impl Lines {
+    /// The line of a row, by the place where the one before it ended. Rows have to come in their order.
+    pub fn of_row(&self, place: u64) -> u64 {
+        let mut lines = self.0.borrow_mut();
+        let mut place = place;
+        while let Some((end, is_line)) = lines.ends.front().copied().filter(|(end, _)| *end <= place) {
+            lines.ends.pop_front();
+            lines.line += u64::from(is_line);
+            // Empty lines in front of the row.
+            place += u64::from(end == place);
+        }
+        lines.line
     }
 }
 

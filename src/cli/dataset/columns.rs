@@ -3,7 +3,11 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Fields, RowPicture, listed::why_not};
+use super::{
+    Fields, RowPicture,
+    listed::why_not,
+    pictures::{ChosenPictures, Wanted, base, choose},
+};
 use crate::job::{DecomposeParams, EditParams, JobError, JobId, JobKind, value_from_slice};
 
 /// The fields of a message, besides parameters and labels.
@@ -41,6 +45,8 @@ pub struct ColumnMapping {
     kind: JobKind,
     renamed: Vec<(String, String)>,
     dropped: Vec<String>,
+    /// The columns of the source, if they are known before its rows.
+    header: Option<Vec<String>>,
 }
 
 /// A row, taken apart.
@@ -50,8 +56,8 @@ pub struct Split {
     pub job: Fields,
     /// The other columns.
     pub meta: Fields,
-    /// The picture that the row itself has.
-    pub picture: Option<RowPicture>,
+    /// The pictures that the row itself has, and its mask.
+    pub chosen: ChosenPictures,
 }
 
 impl ColumnMapping {
@@ -65,29 +71,56 @@ impl ColumnMapping {
                 return Err(JobError::invalid("--column", reason));
             }
         }
-        Ok(Self { kind, renamed: flags.columns.clone(), dropped: flags.drop_column.clone() })
+        Ok(Self { kind, renamed: flags.columns.clone(), dropped: flags.drop_column.clone(), header: None })
+    }
+
+    /// Refuses names of columns that the source does not have. `header`: nothing if only its rows tell.
+    pub fn over(mut self, header: Option<Vec<String>>) -> Result<Self, JobError> {
+        if let Some(header) = &header {
+            let is_there = |column: &String| header.iter().any(|name| name == column || base(column) == Some(name));
+            if let Some((flag, column)) = self.asked().into_iter().find(|(_, column)| !is_there(column)) {
+                return Err(JobError::invalid(flag, format!("there is no column `{column}`; {}", listed(header))));
+            }
+        }
+        self.header = header;
+        Ok(self)
+    }
+
+    /// The columns that the flags name, each with its flag.
+    pub fn asked(&self) -> Vec<(&'static str, String)> {
+        let renamed = self.renamed.iter().map(|(_, column)| ("--column", column.clone()));
+        renamed.chain(self.dropped.iter().map(|column| ("--drop-column", column.clone()))).collect()
     }
 
     /// Takes a row apart. A whole message, with a `version` and its `input`, stays as it is.
     ///
     /// # Errors
     /// A row without a picture, with the names that it has.
-    pub fn split(&self, mut row: Fields, is_table: bool, pictures: Vec<RowPicture>) -> Result<Split, JobError> {
+    pub fn split(&self, mut row: Fields, is_table: bool, mut pictures: Vec<RowPicture>) -> Result<Split, JobError> {
         if is_message(&row) && !is_table && pictures.is_empty() {
-            return Ok(Split { job: row, meta: Fields::new(), picture: None });
+            return Ok(Split { job: row, meta: Fields::new(), chosen: ChosenPictures::default() });
         }
         let seen: Vec<String> = row.keys().cloned().chain(pictures.iter().map(|one| one.column.clone())).collect();
         for name in &self.dropped {
             row.remove(name);
+            pictures.retain(|picture| !picture.is_of(name));
         }
         let missing = row.iter().find(|(name, value)| value.is_null() && may_be_a_picture(name));
         let missing = missing.map(|(name, _)| name.clone());
         let kind = row.get("kind").and_then(Value::as_str).and_then(|kind| kind.parse().ok()).unwrap_or(self.kind);
         let (mut job, mut meta) = (Fields::new(), Fields::new());
         for (field, column) in &self.renamed {
+            let has_pictures = pictures.iter().any(|picture| picture.is_of(column));
             match row.remove(column) {
                 Some(value) => put(&mut job, field, value, is_table)?,
-                None if pictures.iter().any(|picture| picture.column == *column) => {}
+                None if has_pictures && (is_picture(field) || field == "mask") => {}
+                None if has_pictures => {
+                    let reason = format!("`{field}={column}`: the column has pictures, which no `{field}` is");
+                    return Err(JobError::invalid("--column", reason));
+                }
+                None if is_picture(field) && self.header.is_some() => {
+                    return Err(JobError::invalid(column, "is empty; the row has no picture"));
+                }
                 None if is_picture(field) => {
                     return Err(JobError::invalid(
                         "--column",
@@ -110,41 +143,23 @@ impl ColumnMapping {
                 meta.insert(name, value);
             }
         }
-        let picture = self.chosen(pictures, &job)?;
-        if picture.is_none() && !job.keys().any(|name| is_picture(name)) {
+        let named = self.renamed.iter().filter(|(field, _)| is_picture(field));
+        let wanted = Wanted {
+            kind,
+            named: named.map(|(_, column)| column.as_str()).collect(),
+            mask: self.renamed.iter().find(|(field, _)| field == "mask").map(|(_, column)| column.as_str()),
+            has_picture: job.keys().any(|name| is_picture(name)),
+            has_mask: job.contains_key("mask"),
+        };
+        let chosen = choose(pictures, &wanted)?;
+        if chosen.pictures.is_empty() && !job.keys().any(|name| is_picture(name)) {
             match named_picture(&meta).and_then(|name| meta.remove(&name)) {
                 Some(value) => drop(job.insert("image".to_owned(), value)),
                 None => return Err(no_picture(&seen, &missing, is_table)),
             }
         }
         check_size(&meta)?;
-        Ok(Split { job, meta, picture })
-    }
-
-    /// The picture of the row that the job is about: the one that `--column` names, `image`, or the only one.
-    fn chosen(&self, mut pictures: Vec<RowPicture>, job: &Fields) -> Result<Option<RowPicture>, JobError> {
-        pictures.retain(|picture| !self.dropped.contains(&picture.column));
-        let named = self.renamed.iter().find(|(field, _)| is_picture(field)).map(|(_, column)| column.as_str());
-        let position = |name: &str| pictures.iter().position(|picture| picture.column == name);
-        let index = match (named, pictures.len()) {
-            (Some(name), _) => position(name),
-            (None, 0) => None,
-            (None, _) if job.keys().any(|name| is_picture(name)) => None,
-            (None, 1) => Some(0),
-            (None, _) => match position("image") {
-                Some(index) => Some(index),
-                None => {
-                    let columns: Vec<_> = pictures.iter().map(|picture| format!("`{}`", picture.column)).collect();
-                    let reason = format!(
-                        "the row has several pictures, {}; choose one with --column image={}",
-                        columns.join(", "),
-                        pictures[0].column
-                    );
-                    return Err(JobError::invalid("input", reason));
-                }
-            },
-        };
-        Ok(index.map(|index| pictures.swap_remove(index)))
+        Ok(Split { job, meta, chosen })
     }
 }
 
@@ -152,6 +167,10 @@ impl ColumnMapping {
     /// The parameter that another column may stand for: its name is one letter away, or that of other programs.
     pub fn meant(&self, name: &str) -> Option<&'static str> {
         let parameters = parameters(self.kind);
+        // It is one itself, which another column stands for.
+        if parameters.contains(&name) {
+            return None;
+        }
         let elsewhere = ELSEWHERE.iter().find(|(other, _)| *other == name).map(|(_, field)| *field);
         let meant = elsewhere.filter(|field| parameters.contains(field));
         meant.or_else(|| parameters.into_iter().find(|field| field.len() > 4 && is_one_letter_off(name, field)))
@@ -193,7 +212,7 @@ fn parameters(kind: JobKind) -> Vec<&'static str> {
         // A mask is a picture, but a column like the parameters.
         JobKind::Edit => [EditParams::FIELDS, &["mask"]].concat(),
         JobKind::Composite => Vec::new(),
-        JobKind::Workflow => WORKFLOW.to_vec(),
+        JobKind::Workflow => [&WORKFLOW[..], &["mask"]].concat(),
     }
 }
 
@@ -407,6 +426,15 @@ mod tests {
         assert_eq!((job, meta), (json!({ "image": "a.png", "prompt": "x" }), json!({ "prompt": "other" })));
         let error = split(&renamed, &json!({ "picture": "a.png" }), true).unwrap_err();
         assert_eq!(error, "--column: there is no column `photo`; the only one is `picture`");
+        // Where the columns are known, every wrong name is one.
+        let header = || Some(vec!["photo".to_owned(), "text".to_owned()]);
+        let error = columns(&[("seed", "sed")], &[]).over(header()).unwrap_err().to_string();
+        assert_eq!(error, "--column: there is no column `sed`; there are `photo`, `text`");
+        let error = columns(&[("image", "photo.1")], &["nope"]).over(header()).unwrap_err().to_string();
+        assert_eq!(error, "--drop-column: there is no column `nope`; there are `photo`, `text`");
+        let error = split(&renamed.clone().over(header()).unwrap(), &json!({ "text": "x" }), true).unwrap_err();
+        assert_eq!(error, "photo: is empty; the row has no picture");
+        assert_eq!(columns(&[("seed", "w")], &[]).meant("seed"), None);
         let flags = ColumnFlags { columns: vec![("pormpt".to_owned(), "x".to_owned())], ..ColumnFlags::default() };
         let error = ColumnMapping::new(JobKind::Decompose, &flags).unwrap_err().to_string();
         assert!(error.contains("a decompose job has no field `pormpt`; its fields are version, id"), "{error}");
@@ -445,16 +473,18 @@ mod tests {
         let plain = columns(&[], &[]);
         let error = split(&plain, &json!({ "image": "a", "text": "x".repeat(20_000) }), false).unwrap_err();
         assert!(error.contains("text: has 20002 bytes") && error.ends_with("--drop-column text"), "{error}");
-        let picture = |column: &str| RowPicture { column: column.to_owned(), name: String::new(), bytes: vec![1] };
+        let bytes = b"\x89PNG\r\n\x1a\n";
+        let picture =
+            |column: &str| RowPicture { column: column.to_owned(), name: String::new(), bytes: bytes.to_vec() };
         let two = || vec![picture("input.png"), picture("target.png")];
         let error = plain.split(Fields::new(), false, two()).unwrap_err().to_string();
         assert!(error.ends_with("choose one with --column image=input.png"), "{error}");
         let chosen = columns(&[("image", "target.png")], &[]).split(Fields::new(), false, two()).unwrap();
-        assert_eq!(chosen.picture, Some(picture("target.png")));
+        assert_eq!(chosen.chosen.pictures, [picture("target.png")]);
         let row = json!({ "input": ["a.png"], "images": "x" }).as_object().unwrap().clone();
         let chosen = columns(&[("image", "target.png")], &[]).split(row.clone(), false, two()).unwrap();
         assert_eq!((chosen.job, chosen.meta), (Fields::new(), row));
         let left = columns(&[], &["input.png"]).split(Fields::new(), false, two()).unwrap();
-        assert_eq!(left.picture, Some(picture("target.png")));
+        assert_eq!(left.chosen.pictures, [picture("target.png")]);
     }
 }

@@ -1,7 +1,7 @@
 //! Folders of a dataset: with files of metadata beside the pictures (Hugging Face's imagefolder), or with shards.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -14,6 +14,9 @@ use super::{
 };
 use crate::{job::JobError, store::io_error};
 
+/// Why Parquet files are left out.
+const TABLES: &str = ".parquet about the archives";
+
 /// What is in a folder, without hidden files.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Contents {
@@ -23,6 +26,8 @@ pub struct Contents {
     pub shards: Vec<PathBuf>,
     /// The pictures by their extension.
     pub pictures: BTreeMap<String, u64>,
+    /// Parquet files about the pictures in archives or folders of the same names, as img2dataset writes them.
+    pub tables: u64,
 }
 
 impl Contents {
@@ -31,6 +36,7 @@ impl Contents {
     pub fn of(folder: &Path) -> Result<Self, JobError> {
         let mut contents = Self::default();
         let mut folders = vec![folder.to_owned()];
+        let mut all_folders = HashSet::new();
         while let Some(next) = folders.pop() {
             let failed = |error| io_error(&next, "list the folder", error);
             let mut metadata = Vec::new();
@@ -42,6 +48,7 @@ impl Contents {
                 }
                 if entry.file_type().map_err(failed)?.is_dir() {
                     folders.push(entry.path());
+                    all_folders.insert(entry.path());
                 } else if matches!(name.as_str(), "metadata.jsonl" | "metadata.csv" | "metadata.parquet") {
                     metadata.push(entry.path());
                 } else if is_shard(&name) {
@@ -66,6 +73,7 @@ impl Contents {
         }
         contents.metadata.sort();
         contents.shards.sort();
+        contents.leave_out_tables(&all_folders);
         let pictures = contents.pictures.values().sum::<u64>();
         let has_shards = contents.shards.len() as u64 >= pictures
             || contents.shards.first().is_some_and(|shard| parquet::has_image_structs(shard));
@@ -76,6 +84,27 @@ impl Contents {
     }
 }
 
+impl Contents {
+    /// Where a Parquet file is about an archive or a folder of the same name, all without pictures are left out: their
+    /// rows are the same pictures again, by their addresses, and those that could not be downloaded.
+    fn leave_out_tables(&mut self, folders: &HashSet<PathBuf>) {
+        let stem = |path: &Path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+            path.with_file_name(name.split('.').next().unwrap_or_default())
+        };
+        let is_table = |path: &PathBuf| path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("parquet"));
+        let archives: HashSet<_> = self.shards.iter().filter(|path| !is_table(path)).map(|path| stem(path)).collect();
+        let is_about = |path: &PathBuf| {
+            is_table(path) && (archives.contains(&stem(path)) || folders.contains(&path.with_extension("")))
+        };
+        if self.shards.iter().any(is_about) {
+            let before = self.shards.len();
+            self.shards.retain(|path| !is_table(path) || !is_about(path) && parquet::has_pictures(path));
+            self.tables = (before - self.shards.len()) as u64;
+        }
+    }
+}
+
 fn is_shard(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     [".parquet", ".tar", ".tar.gz", ".tgz"].iter().any(|ending| name.ends_with(ending))
@@ -83,7 +112,7 @@ fn is_shard(name: &str) -> bool {
 
 /// Reads the rows of metadata or shards, and counts the pictures that are of no row.
 pub fn read(contents: &Contents, sink: &mut Sink) -> Result<(), JobError> {
-    let Contents { metadata, shards, pictures } = contents;
+    let Contents { metadata, shards, pictures, tables } = contents;
     if !metadata.is_empty() {
         if read_all(metadata, sink)? {
             let others = pictures.values().sum::<u64>().saturating_sub(sink.named());
@@ -91,6 +120,7 @@ pub fn read(contents: &Contents, sink: &mut Sink) -> Result<(), JobError> {
         }
         return Ok(());
     }
+    sink.leave_out(|tally| tally.add_all(TABLES, *tables));
     for (ending, count) in pictures {
         sink.leave_out(|tally| tally.add_all(ending, *count));
     }

@@ -16,6 +16,7 @@ mod nan;
 mod parquet;
 mod paths;
 mod pick;
+mod pictures;
 mod reading;
 mod remote;
 mod source;
@@ -33,7 +34,8 @@ pub use hub::{is_on_hub, pull};
 pub use listed::why_not;
 pub use paths::{Base, resolve};
 pub use pick::{DrawnRows, Pick, PickFlags, Picked};
-pub use reading::Reading;
+pub use pictures::ChosenPictures;
+pub use reading::{Reading, ShownAs};
 pub use remote::{Fetched, fetch};
 pub use source::DatasetSource;
 pub use tally::Tally;
@@ -67,6 +69,12 @@ pub struct RowPicture {
 }
 
 impl Row {
+    /// Whether it has a column, also an empty one.
+    pub fn has(&self, column: &str) -> bool {
+        self.fields.as_ref().is_ok_and(|fields| fields.contains_key(column))
+            || self.pictures.iter().any(|picture| picture.is_of(column))
+    }
+
     /// The row of a picture that was found in a folder or under a prefix.
     fn of_picture(number: u64, url: String) -> Self {
         let fields = Fields::from_iter([("image".to_owned(), Value::from(url.as_str()))]);

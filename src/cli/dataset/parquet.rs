@@ -11,7 +11,10 @@ use parquet::{
 };
 use serde_json::{Value, json};
 
-use super::{Fields, Row, RowPicture, columns::may_be_a_picture, json::LARGEST_EXACT, reading::Sink, text::read_error};
+use super::{
+    Fields, Row, RowPicture, columns::may_be_a_picture, json::LARGEST_EXACT, listed, pictures::begins_like_one,
+    reading::Sink, text::read_error,
+};
 use crate::job::JobError;
 
 /// The number of values that are decoded at a time. They may be pictures.
@@ -22,12 +25,18 @@ pub fn read(path: &Path, sink: &mut Sink) -> Result<bool, JobError> {
     let file = File::open(path).map_err(|error| read_error(path, error))?;
     let reader = SerializedFileReader::new(file).map_err(|error| explain(path, &error))?;
     let schema = reader.metadata().file_metadata().schema();
-    let (columns, nanoseconds) = (readable(schema), in_nanoseconds(schema));
+    let (columns, nanoseconds, downloaded) = (readable(schema), in_nanoseconds(schema), downloaded(schema));
     let rows = RowIter::from_file(columns, &reader).map_err(|error| explain(path, &error))?.with_batch_size(BATCH);
     for (index, record) in rows.enumerate() {
         let record = record.map_err(|error| explain(path, &error))?;
         let number = index as u64 + 1;
         let place = format!("{}, row {number}", path.display());
+        let is_missing =
+            |column: &String| record.get_column_iter().any(|(name, field)| name == column && *field == Field::Null);
+        if downloaded.as_ref().is_some_and(is_missing) {
+            sink.leave_out(|tally| tally.add("rows whose download failed"));
+            continue;
+        }
         let (fields, pictures) = take_apart(record, &nanoseconds);
         if !sink.push(Row { pictures, ..Row::new(number, place, Ok(fields), false) }) {
             return Ok(false);
@@ -49,6 +58,23 @@ fn readable(schema: &Type) -> Option<Type> {
         return None;
     }
     Type::group_type_builder(schema.name()).with_fields(fields).build().ok()
+}
+
+/// The column with the pictures that img2dataset has downloaded; nothing in other files. A row without a picture there
+/// still has its address.
+fn downloaded(schema: &Type) -> Option<String> {
+    let fields = schema.get_fields();
+    let has = |name: &str| fields.iter().any(|field| field.name() == name);
+    let is_picture = |field: &&Arc<Type>| listed::is_picture(field.name()) && field.is_primitive();
+    let column = fields.iter().find(is_picture)?;
+    (has("key") && has("status") && has("url")).then(|| column.name().to_owned())
+}
+
+/// The names of its columns; nothing if the file cannot be read, which reading it tells.
+pub fn columns(path: &Path) -> Option<Vec<String>> {
+    let reader = SerializedFileReader::new(File::open(path).ok()?).ok()?;
+    let fields = reader.metadata().file_metadata().schema().get_fields();
+    Some(fields.iter().map(|field| field.name().to_owned()).collect())
 }
 
 /// Whether a file has a column of pictures, by its schema: bytes that are no text.
@@ -99,66 +125,80 @@ fn take_apart(record: Record, nanoseconds: &HashMap<String, FromMicros>) -> (Fie
             // What is missing is said where it is looked for.
             Field::Null if may_be_a_picture(&column) => drop(fields.insert(column, Value::Null)),
             Field::Null => {}
-            Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
+            Field::Bytes(bytes) => match text(bytes.data()) {
                 // Some programs do not say that a column is text.
-                Ok(text) => drop(fields.insert(column, json!(text))),
-                Err(_) => pictures.push(RowPicture { column, name: String::new(), bytes: bytes.data().to_vec() }),
+                Some(text) => drop(fields.insert(column, json!(text))),
+                None => pictures.push(RowPicture { column, name: String::new(), bytes: bytes.data().to_vec() }),
             },
-            Field::Group(group) => match picture(&group) {
-                Some((bytes, name)) => pictures.push(RowPicture { column, name, bytes }),
-                None => drop(fields.insert(column, image_path(&group).unwrap_or_else(|| group_value(group)))),
+            Field::Group(group) => match (picture(&group), image_path(&group)) {
+                (Some((bytes, name)), _) => pictures.push(RowPicture { column, name, bytes }),
+                (None, Some(path)) => drop(fields.insert(column, path)),
+                (None, None) => drop(fields.insert(column, group_value(group))),
             },
             Field::ListInternal(list) if list.elements().iter().any(|item| picture_of(item).is_some()) => {
-                let items = list.elements().iter().filter_map(picture_of).enumerate();
+                // One that is missing keeps its place, and is refused there.
+                let items = list.elements().iter().map(|item| picture_of(item).unwrap_or_default()).enumerate();
                 let item = |(index, (bytes, name))| RowPicture { column: format!("{column}.{index}"), name, bytes };
                 match list.len() {
                     1 => pictures.extend(items.map(|one| RowPicture { column: column.clone(), ..item(one) })),
                     _ => pictures.extend(items.map(item)),
                 }
             }
+            Field::ListInternal(list) => {
+                let path = |item: &Field| match item {
+                    Field::Group(group) => image_path(group),
+                    _ => None,
+                };
+                let paths: Option<Vec<Value>> = list.elements().iter().map(path).collect();
+                let paths = paths.filter(|paths| !paths.is_empty()).map(Value::Array);
+                drop(fields.insert(column, paths.unwrap_or_else(|| value(Field::ListInternal(list)))));
+            }
             other => drop(fields.insert(column, value(other))),
         }
-    }
-    if pictures.len() > 1 && pictures.iter().any(looks_like_one) {
-        // Hashes and embeddings are bytes, too.
-        pictures.retain(looks_like_one);
     }
     (fields, pictures)
 }
 
+/// Bytes that are a text.
+fn text(bytes: &[u8]) -> Option<&str> {
+    let is_text = |text: &&str| !text.chars().any(|c| c.is_control() && !c.is_ascii_whitespace());
+    std::str::from_utf8(bytes).ok().filter(is_text)
+}
+
+/// A picture in a list.
 fn picture_of(field: &Field) -> Option<(Vec<u8>, String)> {
     match field {
         Field::Group(group) => picture(group),
+        Field::Bytes(bytes) if begins_like_one(bytes.data()) => Some((bytes.data().to_vec(), String::new())),
         _ => None,
     }
 }
 
-/// Whether these bytes are a picture, by their first ones or the name of their column.
-fn looks_like_one(picture: &RowPicture) -> bool {
-    const ISO_MEDIA: &[u8] = b"ftyp";
-    let bytes = &picture.bytes;
-    may_be_a_picture(&picture.column)
-        || !picture.name.is_empty()
-        || image::guess_format(bytes).is_ok()
-        || bytes.get(4..8) == Some(ISO_MEDIA)
+/// A field of a struct; the order does not matter, and there may be others.
+fn field_of<'a>(group: &'a Record, name: &str) -> Option<&'a Field> {
+    group.get_column_iter().find(|(known, _)| *known == name).map(|(_, field)| field)
+}
+
+fn path_in(group: &Record) -> Option<String> {
+    match field_of(group, "path")? {
+        Field::Str(path) => Some(path.clone()),
+        Field::Bytes(path) => text(path.data()).map(str::to_owned),
+        _ => None,
+    }
 }
 
 /// The picture of a struct `{bytes, path}`.
 fn picture(group: &Record) -> Option<(Vec<u8>, String)> {
-    let field = |name: &str| group.get_column_iter().find(|(known, _)| *known == name).map(|(_, field)| field);
-    let Field::Bytes(bytes) = field("bytes")? else { return None };
-    let name = match field("path") {
-        Some(Field::Str(path)) => path.clone(),
-        _ => String::new(),
-    };
-    Some((bytes.data().to_vec(), name))
+    let Field::Bytes(bytes) = field_of(group, "bytes")? else { return None };
+    let path = path_in(group).filter(|path| !path.chars().any(char::is_control));
+    Some((bytes.data().to_vec(), path.unwrap_or_default()))
 }
 
-/// The path of a struct `{bytes, path}` without bytes.
+/// The path of a struct `{bytes, path}` without bytes; without a path, too, it is missing.
 fn image_path(group: &Record) -> Option<Value> {
-    let columns: Vec<_> = group.get_column_iter().collect();
-    let [(bytes, Field::Null), (path, Field::Str(text))] = columns.as_slice() else { return None };
-    (*bytes == "bytes" && *path == "path").then(|| json!(text))
+    let Field::Null = field_of(group, "bytes")? else { return None };
+    field_of(group, "path")?;
+    Some(path_in(group).map_or(Value::Null, Value::String))
 }
 
 fn group_value(group: Record) -> Value {
@@ -181,9 +221,9 @@ fn value(field: Field) -> Value {
         Field::Float(value) => float(value.into()),
         Field::Double(value) => float(value),
         Field::Str(text) => json!(text),
-        Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
-            Ok(text) => json!(text),
-            Err(_) => json!(format!("({} bytes)", bytes.len())),
+        Field::Bytes(bytes) => match text(bytes.data()) {
+            Some(text) => json!(text),
+            None => json!(format!("({} bytes)", bytes.len())),
         },
         Field::Group(group) => group_value(group),
         Field::ListInternal(list) => Value::Array(list.elements().iter().cloned().map(value).collect()),

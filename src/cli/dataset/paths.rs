@@ -2,6 +2,7 @@
 
 use std::{io::ErrorKind, path::Path};
 
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use super::Fields;
@@ -54,16 +55,21 @@ fn resolve_one(value: &mut Value, base: Base<'_>) -> Result<(), JobError> {
     if text.contains("://") {
         return Ok(());
     }
-    let folder = match base {
-        Base::Folder(folder) => folder,
-        Base::Address(base) => {
-            *value = json!(format!("{base}{}", text.trim_start_matches("./")));
-            return Ok(());
-        }
-    };
     if text.is_empty() {
         return Err(JobError::invalid("input", "the address of the picture is empty"));
     }
+    if text.chars().any(char::is_control) || text.len() > LONGEST {
+        let start: String = text.chars().take(40).collect();
+        let reason = format!("`{}` ... is not the path of a picture", start.escape_debug());
+        return Err(JobError::invalid("input", reason));
+    }
+    let folder = match base {
+        Base::Folder(folder) => folder,
+        Base::Address(base) => {
+            *value = json!(below(base, text));
+            return Ok(());
+        }
+    };
     let path = folder.join(text);
     let name = || path.display().to_string();
     let wrong = |error: std::io::Error| match error.kind() {
@@ -83,6 +89,62 @@ fn resolve_one(value: &mut Value, base: Base<'_>) -> Result<(), JobError> {
     }
     *value = json!(file_url(&path));
     Ok(())
+}
+
+/// The longest path that an operating system takes.
+const LONGEST: usize = 4096;
+/// What stays as it is in the path of an address. A `%` is one of an escape, or encoded by [`encoded`].
+const ESCAPED: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'`')
+    .add(b'{')
+    .add(b'}')
+    .add(b'\\')
+    .add(b'^')
+    .add(b'|')
+    .add(b'[')
+    .add(b']');
+
+/// The address of a path in a manifest at an address. In `https://`, its parts are encoded: a `#` or `?` belongs to the
+/// name of a file. The keys of a bucket stay as they are.
+fn below(base: &str, path: &str) -> String {
+    let Some((scheme, rest)) = base.split_once("://") else { return format!("{base}{path}") };
+    let is_web = scheme != "s3";
+    if is_web && path.starts_with("//") {
+        return format!("{scheme}:{}", encoded(path));
+    }
+    let (host, folder) = rest.split_once('/').unwrap_or((rest, ""));
+    let mut steps: Vec<&str> = match path.starts_with('/') {
+        true => Vec::new(),
+        false => folder.split('/').filter(|step| !step.is_empty()).collect(),
+    };
+    let own = if is_web { encoded(path) } else { path.to_owned() };
+    for step in own.split('/') {
+        match step {
+            "" | "." => {}
+            ".." => drop(steps.pop()),
+            step => steps.push(step),
+        }
+    }
+    format!("{scheme}://{host}/{}", steps.join("/"))
+}
+
+/// Escapes what has another meaning in an address; what is escaped already stays.
+fn encoded(path: &str) -> String {
+    let mut text = String::with_capacity(path.len());
+    for (index, part) in path.split('%').enumerate() {
+        if index > 0 {
+            let is_escape = part.as_bytes().get(..2).is_some_and(|code| code.iter().all(u8::is_ascii_hexdigit));
+            text.push_str(if is_escape { "%" } else { "%25" });
+        }
+        text.extend(utf8_percent_encode(part, ESCAPED));
+    }
+    text
 }
 
 #[cfg(test)]
@@ -115,6 +177,30 @@ mod tests {
         assert!(resolved(json!("job:2"), here).unwrap_err().contains("write job:ID:LAYER"));
         assert_eq!(resolved(json!("s3://b/k"), here).unwrap(), json!("s3://b/k"));
         let away = Base::Address("https://h/set/");
-        assert_eq!(resolved(json!("./a.png"), away).unwrap(), json!("https://h/set/a.png"));
+        for (path, wanted) in [
+            ("./a.png", "https://h/set/a.png"),
+            ("ok/photo#1.png", "https://h/set/ok/photo%231.png"),
+            ("ok/what?.png", "https://h/set/ok/what%3F.png"),
+            ("/ok/3.png", "https://h/ok/3.png"),
+            ("ok/a b.png", "https://h/set/ok/a%20b.png"),
+            ("ok/a%20b.png", "https://h/set/ok/a%20b.png"),
+            ("100%.png", "https://h/set/100%25.png"),
+            ("../x.png", "https://h/x.png"),
+            ("../../../x.png", "https://h/x.png"),
+            ("ok/../\u{e4}.png", "https://h/set/%C3%A4.png"),
+            ("//other/a.png", "https://other/a.png"),
+        ] {
+            assert_eq!(resolved(json!(path), away).unwrap(), json!(wanted));
+        }
+        let bucket = Base::Address("s3://b/set/");
+        for (path, wanted) in
+            [("../a #?%.png", "s3://b/a #?%.png"), ("./a.png", "s3://b/set/a.png"), ("/a.png", "s3://b/a.png")]
+        {
+            assert_eq!(resolved(json!(path), bucket).unwrap(), json!(wanted));
+        }
+        for raw in ["\u{89}PNG\r\n\u{1a}", "\u{1b}[2J"] {
+            let error = resolved(json!(raw), here).unwrap_err();
+            assert!(error.contains("is not the path of a picture") && !error.chars().any(char::is_control), "{error}");
+        }
     }
 }

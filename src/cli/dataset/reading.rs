@@ -24,11 +24,19 @@ pub struct Reading {
     rows: mpsc::Receiver<Result<Vec<Row>, JobError>>,
     tally: Arc<Mutex<Tally>>,
     thread: Option<JoinHandle<()>>,
+    shown: Option<ShownAs>,
+}
+
+/// How a file that was copied here is called in messages.
+#[derive(Debug, Clone)]
+pub struct ShownAs {
+    pub copy: String,
+    pub address: String,
 }
 
 impl Reading {
     /// Starts to read. Dropping it ends the thread.
-    pub fn start(source: &DatasetSource, inputs: &InputReader) -> Self {
+    pub fn start(source: &DatasetSource, inputs: &InputReader, shown: Option<&ShownAs>) -> Self {
         let (to, rows) = mpsc::channel(WAITING);
         let tally = Arc::new(Mutex::new(Tally::default()));
         let (source, inputs) = (source.clone(), inputs.clone());
@@ -40,7 +48,7 @@ impl Reading {
                 let _ = sink.to.blocking_send(Err(error));
             }
         });
-        Self { rows, tally, thread: Some(thread) }
+        Self { rows, tally, thread: Some(thread), shown: shown.cloned() }
     }
 
     /// The next rows; nothing at the end. An error is the last thing that comes.
@@ -53,12 +61,40 @@ impl Reading {
             let reason = "the file crashes its reader; it may be damaged, or use a feature that acetate does not know";
             return Some(Err(JobError::invalid("--from", reason)));
         }
-        group
+        match &self.shown {
+            Some(shown) => group.map(|rows| shown.in_rows(rows)),
+            None => group,
+        }
     }
 
     /// What has been left out so far.
     pub fn tally(&self) -> Tally {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl ShownAs {
+    fn in_rows(&self, rows: Result<Vec<Row>, JobError>) -> Result<Vec<Row>, JobError> {
+        let shown = |mut row: Row| {
+            row.place = self.text(&row.place);
+            row.fields = row.fields.map_err(|error| self.error(error));
+            row
+        };
+        rows.map(|rows| rows.into_iter().map(shown).collect()).map_err(|error| self.error(error))
+    }
+
+    fn text(&self, text: &str) -> String {
+        text.replace(&self.copy, &self.address)
+    }
+
+    fn error(&self, error: JobError) -> JobError {
+        match error {
+            JobError::InvalidRequest { field, reason } => {
+                JobError::InvalidRequest { field, reason: self.text(&reason) }
+            }
+            JobError::InputNotFound { input } => JobError::InputNotFound { input: self.text(&input) },
+            error => error,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use super::DatasetSource;
+use super::{DatasetSource, ShownAs};
 use crate::{
     job::JobError,
     store::{InputReader, io_error},
@@ -17,6 +17,7 @@ pub struct Fetched {
     pub source: DatasetSource,
     /// Where its relative paths start, with a `/` at its end.
     pub base: String,
+    pub shown: ShownAs,
     _folder: tempfile::TempDir,
 }
 
@@ -39,5 +40,7 @@ pub async fn fetch(inputs: &InputReader, text: &str) -> Result<Option<Fetched>, 
     fs::write(&file, bytes).map_err(|error| io_error(&file, "write the manifest", error))?;
     let source = DatasetSource::parse(&file.display().to_string())?;
     let base = path[..path.len() - name.len()].to_owned();
-    Ok(Some(Fetched { source, base, _folder: folder }))
+    let copy = source.folder().unwrap_or(folder.path()).join(name).display().to_string();
+    let shown = ShownAs { copy, address: path.to_owned() };
+    Ok(Some(Fetched { source, base, shown, _folder: folder }))
 }

@@ -146,6 +146,30 @@ impl DatasetSource {
         Ok(contents.metadata.iter().chain(&contents.shards).any(|known| is_same_file(known, file)) || is_picture())
     }
 
+    /// The names of its columns, if they are known before its rows.
+    pub fn columns(&self) -> Option<Vec<String>> {
+        match self {
+            Self::Csv(path) => delimited::columns(path, None),
+            Self::Tsv(path) => delimited::columns(path, Some(b'\t')),
+            Self::Parquet(path) => parquet::columns(path),
+            Self::Folder(path) => {
+                let contents = Contents::of(path).ok()?;
+                let files = contents.metadata.iter().chain(&contents.shards);
+                let mut columns = Vec::new();
+                for file in files {
+                    columns.extend(match Self::of_file(file)? {
+                        source @ (Self::Csv(_) | Self::Parquet(_)) => source.columns()?,
+                        _ => return None,
+                    });
+                }
+                columns.sort();
+                columns.dedup();
+                (!columns.is_empty()).then_some(columns)
+            }
+            Self::Jsonl(_) | Self::Json(_) | Self::List(_) | Self::Tar(_) | Self::Prefix(_) => None,
+        }
+    }
+
     /// Whether its files have the pictures themselves.
     pub fn has_pictures(&self) -> Result<bool, JobError> {
         Ok(match self {

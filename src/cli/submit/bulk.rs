@@ -114,9 +114,10 @@ fn plan(
         below: address.clone().unwrap_or_else(|| source.below()),
     };
     Ok(BulkOptions {
-        columns: ColumnMapping::new(kind, &flags.columns)?,
+        columns: ColumnMapping::new(kind, &flags.columns)?.over(source.columns())?,
         digest: hex::encode(&Sha256::digest(name.as_bytes())[..8]),
         source,
+        shown: found.fetched.as_ref().map(|fetched| fetched.shown.clone()),
         address,
         defaults,
         pick: flags.pick.clone(),
@@ -192,7 +193,7 @@ async fn all(
         output::count(duplicates, "duplicate")
     );
     output::line(&text)?;
-    if !flags.wait && !flags.dry_run {
+    if !flags.wait && !flags.dry_run && submitted + known > 0 {
         global.say(&format!("acetate jobs watch --batch {batch} shows the progress"));
     }
     summary.map_or(Ok(()), |summary| watch::verdict(batch, &summary))
@@ -201,7 +202,7 @@ async fn all(
 /// The rows of a random sample; nothing if none is asked for.
 async fn draw(submitter: &Submitter, plan: &BulkOptions) -> Result<Option<HashSet<u64>>, Failure> {
     let Some(mut sample) = DrawnRows::asked_for(&plan.pick) else { return Ok(None) };
-    let mut reading = Reading::start(&plan.source, &submitter.inputs);
+    let mut reading = Reading::start(&plan.source, &submitter.inputs, plan.shown.as_ref());
     while let Some(rows) = reading.next().await {
         rows?.iter().for_each(|row| sample.offer(row.number));
     }

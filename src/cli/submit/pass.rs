@@ -22,7 +22,7 @@ use crate::{
     app::Submitter,
     cli::{
         Failure,
-        dataset::{Base, ColumnMapping, DatasetSource, Pick, PickFlags, Picked, Reading, Row, Tally},
+        dataset::{Base, ColumnMapping, DatasetSource, Pick, PickFlags, Picked, Reading, Row, ShownAs, Tally},
         global::GlobalArgs,
         output,
     },
@@ -47,6 +47,8 @@ pub struct BulkOptions {
     pub source: DatasetSource,
     /// Tells the sources of a batch apart.
     pub digest: String,
+    /// How a manifest that was copied here is called.
+    pub shown: Option<ShownAs>,
     /// The address where the paths of a downloaded manifest start.
     pub address: Option<String>,
     pub defaults: RowDefaults,
@@ -108,6 +110,10 @@ pub struct BulkPass<'a> {
     other_kinds: BTreeMap<String, u64>,
     /// Wait for an unreachable broker once, not for every chunk.
     reachable: bool,
+    /// The rows of the source so far, also those that were not picked.
+    read: u64,
+    /// The columns that flags name and no row has had so far, with their flags.
+    unseen: Vec<(&'static str, String)>,
     /// Tells the rows of this submission from those of an earlier one of the same batch.
     run: DatasetRun,
 }
@@ -145,12 +151,14 @@ impl<'a> BulkPass<'a> {
             carried: BTreeSet::new(),
             other_kinds: BTreeMap::new(),
             reachable: true,
+            read: 0,
+            unseen: plan.columns.asked(),
             run: DatasetRun { source: plan.digest.clone(), began: Timestamp::now().as_millisecond() },
         })
     }
 
     pub async fn run(mut self) -> Result<SubmitReport, Failure> {
-        let mut reading = Reading::start(&self.plan.source, &self.submitter.inputs);
+        let mut reading = Reading::start(&self.plan.source, &self.submitter.inputs, self.plan.shown.as_ref());
         let end = self.read(&mut reading).await;
         let end = match end {
             // What was read before the damage counts.
@@ -187,6 +195,7 @@ impl<'a> BulkPass<'a> {
                 Some(Ok(rows)) => rows,
             };
             for row in rows {
+                self.read += 1;
                 match self.pick.take(row.number) {
                     Picked::Take => self.take(row).await?,
                     Picked::Leave => {}
@@ -202,6 +211,7 @@ impl<'a> BulkPass<'a> {
     async fn take(&mut self, row: Row) -> Result<(), Failure> {
         self.report.rows += 1;
         self.bar.inc(1);
+        self.unseen.retain(|(_, column)| !row.has(column));
         let plan = self.plan;
         let preparation = Preparation {
             submitter: self.submitter,
@@ -237,7 +247,7 @@ impl<'a> BulkPass<'a> {
         };
         match before {
             None => {
-                self.chunk_bytes += ready.picture.as_ref().map_or(0, |(_, bytes)| bytes.len());
+                self.chunk_bytes += ready.pictures.iter().map(|picture| picture.bytes.len()).sum::<usize>();
                 self.chunk.push(ready);
             }
             Some(before) if before == content => {
@@ -288,13 +298,12 @@ impl<'a> BulkPass<'a> {
     async fn send(&mut self) -> Result<(), Failure> {
         let (submitter, uploads) = (self.submitter, self.plan.upload);
         let mut rows = std::mem::take(&mut self.chunk);
-        let with_picture: Vec<bool> = rows.iter().map(|ready| ready.picture.is_some()).collect();
         let errors = put_into_store(submitter, &mut rows).await.map_err(|error| self.after("", &error))?;
-        let rows = rows.into_iter().zip(with_picture).zip(errors);
-        let store = async |((mut ready, has_picture), error): ((Ready, bool), Option<JobError>)| {
+        let rows = rows.into_iter().zip(errors);
+        let store = async |(mut ready, error): (Ready, Option<JobError>)| {
             let stored = match error {
                 Some(error) => Err(error),
-                None if uploads => upload(submitter, &mut ready, has_picture).await,
+                None if uploads => upload(submitter, &mut ready).await,
                 None => Ok(()),
             };
             (ready, stored)
@@ -398,7 +407,12 @@ impl<'a> BulkPass<'a> {
             let texts = [tally.text(), self.rejects.text(), self.carried_text(), self.kinds_text()];
             texts.into_iter().flatten().for_each(|text| self.global.say(&text));
         }
-        if self.report.rows == 0 {
+        if self.report.rows == 0 && self.read > 0 {
+            if self.act != Act::Check {
+                let rows = output::count(self.read, "row");
+                self.global.say(&format!("no row is in this part; the source has {rows} or more"));
+            }
+        } else if self.report.rows == 0 {
             let mut why = tally.text().map_or_else(String::new, |text| format!(" ({text})"));
             if tally.reasons().contains_key(".arrow") {
                 why += "; write the dataset as Parquet: load_from_disk(FOLDER).to_parquet(\"rows.parquet\") in Python";
@@ -407,9 +421,27 @@ impl<'a> BulkPass<'a> {
             }
             return Err(JobError::invalid("--from", format!("has no rows or pictures that a job can use{why}")).into());
         }
+        self.check_columns()?;
         self.report.skipped = tally.total();
         self.report.skipped_by_reason = tally.reasons().clone();
         Ok(self.report)
+    }
+
+    /// Columns that flags name and no row has. If the whole source was read, they are mistakes.
+    fn check_columns(&self) -> Result<(), Failure> {
+        let Some((flag, column)) = self.unseen.first().filter(|_| self.report.rows > 0) else { return Ok(()) };
+        let done = self.report.submitted + self.report.known;
+        if !self.plan.pick.is_everything() {
+            if self.act != Act::Check {
+                self.global.say(&format!("{flag}: no row of this part has a column `{column}`"));
+            }
+            return Ok(());
+        }
+        let after = match (self.act, done) {
+            (Act::Send, 1..) => format!("{} submitted without it", output::count(done, "job")),
+            _ => "nothing was submitted".to_owned(),
+        };
+        Err(Failure::Usage(format!("{flag}: no row has a column `{column}`\n{after}")))
     }
 
     /// `other kinds of jobs, by the column kind: decompose 8`.

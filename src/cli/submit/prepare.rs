@@ -3,7 +3,7 @@
 use super::row::{RowDefaults, check_addresses};
 use crate::{
     app::Submitter,
-    cli::dataset::{Base, ColumnMapping, Fields, Row, RowPicture, Split, resolve},
+    cli::dataset::{Base, ChosenPictures, ColumnMapping, Fields, Row, RowPicture, Split, resolve},
     image::{self, DecodeLimits},
     job::{InputRef, JobError, JobRequest},
 };
@@ -17,10 +17,18 @@ pub struct Ready {
     pub place: String,
     /// The columns that are carried through to the results.
     pub meta: Fields,
-    /// A picture that goes into the store, with its extension; the request has its address there.
-    pub picture: Option<(&'static str, Vec<u8>)>,
+    /// Pictures that go into the store; the request has their addresses there.
+    pub pictures: Vec<StoredPicture>,
     /// The columns, if they are wanted for the file of rejected rows.
     pub original: Option<Fields>,
+}
+
+/// A picture that was inside a row.
+pub struct StoredPicture {
+    pub ending: &'static str,
+    pub bytes: Vec<u8>,
+    /// Its address in the store.
+    pub url: String,
 }
 
 /// What is the same for all rows.
@@ -55,28 +63,42 @@ impl Preparation<'_> {
         let base = folder.as_deref().map_or(self.base, Base::Folder);
         let parts = fields.and_then(|fields| self.columns.split(fields, is_table, pictures));
         match parts.and_then(|parts| self.request(number, parts, base)) {
-            Ok((request, has_own_id, meta, picture)) => {
-                Ok(Ready { request, has_own_id, number, place, meta, picture, original })
+            Ok((request, has_own_id, meta, pictures)) => {
+                Ok(Ready { request, has_own_id, number, place, meta, pictures, original })
             }
             Err(error) => Err(Box::new(Refused { number, place, error, original })),
         }
     }
 
-    #[expect(clippy::type_complexity, reason = "its only caller takes it apart")]
     fn request(
         &self,
         number: u64,
         parts: Split,
         base: Base<'_>,
-    ) -> Result<(JobRequest, bool, Fields, Option<(&'static str, Vec<u8>)>), JobError> {
-        let Split { mut job, meta, picture } = parts;
-        let (mut name, mut stored) = (None, None);
-        if let Some(RowPicture { name: path, bytes, .. }) = picture {
+    ) -> Result<(JobRequest, bool, Fields, Vec<StoredPicture>), JobError> {
+        let Split { mut job, meta, chosen: ChosenPictures { pictures, mask } } = parts;
+        let mut name = None;
+        let mut stored = Vec::new();
+        let mut store = |RowPicture { name: path, bytes, .. }: RowPicture| -> Result<(String, String), JobError> {
             let shown = if path.is_empty() { format!("{number:06}") } else { path };
-            let info = image::probe(&shown, &bytes, &self.limits)?;
-            job.insert("image".to_owned(), self.submitter.picture_url(info.ending, &bytes)?.into());
-            name = Some(shown);
-            stored = Some((info.ending, bytes));
+            let ending = image::probe(&shown, &bytes, &self.limits)?.ending;
+            let url = self.submitter.picture_url(ending, &bytes)?;
+            stored.push(StoredPicture { ending, bytes, url: url.clone() });
+            Ok((shown, url))
+        };
+        let mut urls = Vec::new();
+        for picture in pictures {
+            let (shown, url) = store(picture)?;
+            name.get_or_insert(shown);
+            urls.push(url);
+        }
+        match urls.as_slice() {
+            [] => {}
+            [url] => drop(job.insert("image".to_owned(), url.as_str().into())),
+            several => drop(job.insert("images".to_owned(), several.into())),
+        }
+        if let Some(mask) = mask {
+            job.insert("mask".to_owned(), store(mask)?.1.into());
         }
         resolve(&mut job, base)?;
         let has_own_id = job.get("id").is_some_and(|id| !id.is_null());
@@ -92,20 +114,23 @@ impl Preparation<'_> {
 
 /// Puts the pictures of rows into the store; returns an error or nothing for each row.
 pub async fn put_into_store(submitter: &Submitter, rows: &mut [Ready]) -> Result<Vec<Option<JobError>>, JobError> {
-    let with_pictures = rows.iter_mut().enumerate().filter_map(|(row, ready)| Some((row, ready.picture.take()?)));
+    let with_pictures = rows.iter_mut().enumerate().flat_map(|(row, ready)| {
+        ready.pictures.iter_mut().map(move |picture| (row, (picture.ending, std::mem::take(&mut picture.bytes))))
+    });
     let (places, pictures): (Vec<_>, Vec<_>) = with_pictures.unzip();
     let mut errors = vec![None; rows.len()];
     for (row, put) in places.into_iter().zip(submitter.put_pictures(pictures).await?) {
-        errors[row] = put.err();
+        errors[row] = errors[row].take().or(put.err());
     }
     Ok(errors)
 }
 
-/// Copies local inputs into the store, and names them there. `stored`: the picture of the row itself is there already.
-pub async fn upload(submitter: &Submitter, ready: &mut Ready, stored: bool) -> Result<(), JobError> {
-    for input in ready.request.inputs.with_mask_mut().skip(stored.into()) {
+/// Copies local inputs into the store, and names them there. Pictures of the row itself are there already.
+pub async fn upload(submitter: &Submitter, ready: &mut Ready) -> Result<(), JobError> {
+    for input in ready.request.inputs.with_mask_mut() {
         if let InputRef::Url(url) = input
             && url.starts_with("file://")
+            && !ready.pictures.iter().any(|picture| picture.url == *url)
         {
             *url = submitter.upload(url).await?;
         }

@@ -424,6 +424,17 @@ async fn a_manifest_may_be_in_the_store() {
     let lines = results(&world, batch).await;
     assert_eq!((&lines[0]["input"][0], &lines[0]["meta"]["note"]), (&json!(input), &json!("x")));
     assert_eq!(world.json(&args).await["known"], 1);
+    // Messages and rejected rows name it by its address.
+    let bad = world.bytes("set/bad.csv", b"file_name,note\r\n../set/a.png,x\r\n,y\r\n");
+    let args = ["submit", "composite", "--from", &bad, "--output", &output, "--skip-invalid", "--rejects", "r.jsonl"];
+    assert_eq!(world.json(&[&args[..], &["--json"]].concat()).await["submitted"], 1);
+    let rejected = fs::read_to_string(world.place.path("r.jsonl")).unwrap();
+    assert!(rejected.contains(&format!("\"place\":\"{bad}:3 (row 2)\"")), "{rejected}");
+    let ran = world.run(&args[..args.len() - 3]).await;
+    assert!(ran.code == Some(2) && ran.stderr.contains(&format!("{bad}:3 (row 2): ")), "{ran:?}");
+    let open = world.bytes("set/open.csv", b"file_name,note\na.png,\"x\n");
+    let ran = world.run(&["submit", "composite", "--from", &open, "--output", &output]).await;
+    assert!(ran.code == Some(2) && ran.stderr.contains(&format!("{open}:2 (row 1): a quote is not closed")), "{ran:?}");
     for (from, wanted) in [
         ("https://h.example/m.csv", "store.http_inputs"),
         ("https://h.example/m.php?list=1", "is not a manifest"),

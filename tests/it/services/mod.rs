@@ -11,6 +11,7 @@ mod broker_limits;
 mod brokers;
 mod collector;
 pub mod database;
+mod dataset_columns;
 mod dataset_parts;
 mod datasets;
 mod dead_letter_commands;

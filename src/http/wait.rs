@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{info, warn};
 
 use super::{
     api::Api,
@@ -111,16 +112,28 @@ async fn ended(api: &Api, id: JobId) -> Answer<JobRow> {
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail).of_job(id).later(5)
     };
     loop {
-        tokio::select! {
-            _ = states.changed() => {}
-            () = sleep(RECHECK_EVERY) => {}
-            () = api.parts.stop.cancelled() => return Err(stopping()),
+        // Read directly: the first snapshot may be old, and a job that has ended does not change any more.
+        match api.jobs().get(id).await {
+            Ok(Some(row)) if row.state.is_terminal() => return Ok(row),
+            Ok(Some(_)) => {}
+            Ok(None) => return Err(ApiError::no_job(id)),
+            // The wait is longer than most outages.
+            Err(error) => warn!(%error, job = %id, "could not read a job that a client waits for"),
         }
-        let state = states.borrow_and_update().clone();
-        match state {
-            Watched::Row(row) if row.state.is_terminal() => return Ok((*row).clone()),
-            Watched::Gone => return Err(ApiError::no_job(id)),
-            Watched::Row(_) | Watched::Unknown => {}
+        let recheck = sleep(RECHECK_EVERY);
+        tokio::pin!(recheck);
+        loop {
+            tokio::select! {
+                _ = states.changed() => {}
+                () = &mut recheck => break,
+                () = api.parts.stop.cancelled() => return Err(stopping()),
+            }
+            let state = states.borrow_and_update().clone();
+            match state {
+                Watched::Row(row) if row.state.is_terminal() => return Ok((*row).clone()),
+                Watched::Gone => return Err(ApiError::no_job(id)),
+                Watched::Row(_) | Watched::Unknown => {}
+            }
         }
     }
 }
@@ -148,9 +161,9 @@ impl Drop for WaitingClient {
         tokio::spawn(async move {
             for job in jobs {
                 match api.cancel(job).await {
-                    Ok(_) => tracing::info!(%job, "cancelled, because the client does not wait for it"),
+                    Ok(_) => info!(%job, "cancelled, because the client does not wait for it"),
                     Err(error) => {
-                        tracing::warn!(%job, %error, "the client does not wait, but the job could not be cancelled");
+                        warn!(%job, %error, "the client does not wait, but the job could not be cancelled");
                     }
                 }
             }

@@ -45,7 +45,7 @@ pub struct EventFile {
 }
 
 /// The body of the webhook at the end of a batch.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BatchEvent {
     pub version: u32,
     /// `batch.ended`.

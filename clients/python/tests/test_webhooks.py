@@ -7,6 +7,8 @@ import hashlib
 import hmac
 import http.server
 import json
+import os
+import subprocess
 import threading
 import time
 from collections.abc import Mapping
@@ -17,7 +19,7 @@ from PIL import Image
 
 from acetate import Client, InvalidSignature, webhooks
 
-from .servers import Server, until
+from .servers import Server, program, until
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 OTHER = "whsec_" + base64.b64encode(b"another secret of 32 bytes length").decode()
@@ -48,7 +50,21 @@ def test_a_signature_of_the_specification_is_right() -> None:
 
 def test_an_event_is_returned() -> None:
     event = webhooks.verify(headers(), BODY.encode(), SECRET)
+    assert isinstance(event, webhooks.Event)
     assert (event.webhook_id, event.event, event.job_id, event.state) == ("msg_1", "job.succeeded", "018f", "succeeded")
+
+
+def test_the_end_of_a_batch_is_an_event() -> None:
+    """The example of docs/api.md."""
+    body = json.dumps(
+        {"version": 1, "event": "batch.ended", "batch": "posters", "jobs": 1200, "succeeded": 1190, "failed": 10}
+        | {"cancelled": 0, "errors": {"invalid_image": 10}, "time": "2026-11-28T12:00:00Z"}
+    )
+    event = webhooks.verify(headers(body), body, SECRET)
+    assert isinstance(event, webhooks.BatchEvent)
+    assert (event.webhook_id, event.event, event.batch, event.jobs) == ("msg_1", "batch.ended", "posters", 1200)
+    assert (event.succeeded, event.failed, event.cancelled, event.errors) == (1190, 10, 0, {"invalid_image": 10})
+    assert event.time == event.data["time"]
 
 
 @pytest.mark.parametrize(
@@ -72,9 +88,9 @@ def test_anything_else_is_refused(given: Mapping[str, str], body: str, reason: s
 
 
 def test_a_secret_can_be_changed_while_both_are_used() -> None:
-    assert webhooks.verify(headers(secret=OTHER), BODY, [SECRET, OTHER]).kind == "edit"
+    assert webhooks.verify(headers(secret=OTHER), BODY, [SECRET, OTHER]).event == "job.succeeded"
     both = {**headers(), "Webhook-Signature": f"v1,AAAA {headers()['Webhook-Signature']}"}
-    assert webhooks.verify(both, BODY, SECRET).kind == "edit"
+    assert webhooks.verify(both, BODY, SECRET).event == "job.succeeded"
 
 
 @pytest.mark.parametrize("secret", ["", "plain", "whsec_", "whsec_%%%"])
@@ -83,27 +99,37 @@ def test_a_secret_that_is_none_is_an_error_of_the_caller(secret: str) -> None:
         webhooks.verify(headers(), BODY, secret)
 
 
-def test_a_webhook_of_a_real_server(tmp_path: Path, picture: Image.Image) -> None:
-    calls: list[tuple[dict[str, str], bytes]] = []
+def test_webhooks_of_a_real_server(tmp_path: Path, picture: Image.Image) -> None:
+    calls: dict[str, tuple[dict[str, str], bytes]] = {}
 
     class Receiver(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            calls.append((dict(self.headers), self.rfile.read(int(self.headers["Content-Length"]))))
+            calls[self.path] = dict(self.headers), self.rfile.read(int(self.headers["Content-Length"]))
             self.send_response(204)
             self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:
             pass
 
+    (tmp_path / "in").mkdir()
+    picture.save(tmp_path / "in" / "a.png")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as receiver:
         threading.Thread(target=receiver.serve_forever, daemon=True).start()
         origin = f"http://127.0.0.1:{receiver.server_port}"
         settings = {"http.webhook_secret": SECRET, "http.webhook_allow": origin}
         with Server(tmp_path, settings) as server, Client(server.url) as client:
-            job = client.submit("composite", [picture], webhook=f"{origin}/hook", labels={"a": "b"}).wait()
-            until(lambda: bool(calls))
+            job = client.submit("composite", [picture], webhook=f"{origin}/job", labels={"a": "b"}).wait()
+            submit = [program(), "submit", "composite", "--from", "in", "--batch", "b", "--output", "{stem}"]
+            values = {"DATA_DIR": str(tmp_path / "data"), "HTTP__WEBHOOK_SECRET": SECRET, "HTTP__WEBHOOK_ALLOW": origin}
+            environment = os.environ | {f"ACETATE__{name}": text for name, text in values.items()}
+            subprocess.run([*submit, "--batch-webhook", f"{origin}/batch"], check=True, cwd=tmp_path, env=environment)
+            until(lambda: len(calls) == 2)
         receiver.shutdown()
-    event = webhooks.verify(*calls[0], SECRET)
+    event = webhooks.verify(*calls["/job"], SECRET)
+    assert isinstance(event, webhooks.Event)
     assert (event.job_id, event.event, event.labels) == (job.id, "job.succeeded", {"a": "b"})
+    ended = webhooks.verify(*calls["/batch"], SECRET)
+    assert isinstance(ended, webhooks.BatchEvent)
+    assert (ended.event, ended.batch, ended.jobs, ended.succeeded) == ("batch.ended", "b", 1, 1)
     with pytest.raises(InvalidSignature):
-        webhooks.verify(*calls[0], OTHER)
+        webhooks.verify(*calls["/job"], OTHER)

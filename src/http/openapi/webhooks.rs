@@ -2,10 +2,10 @@
 
 use utoipa::{OpenApi, openapi};
 
-use crate::job::JobEvent;
+use crate::job::{BatchEvent, JobEvent};
 
 #[derive(OpenApi)]
-#[openapi(paths(job_ended))]
+#[openapi(paths(job_ended, batch_ended))]
 struct Calls;
 
 /// A job has ended
@@ -21,6 +21,20 @@ struct Calls;
     responses((status = "2XX", description = "Received"), (status = 410, description = "Do not send this again")))]
 #[allow(dead_code, reason = "describes a call to readers of the OpenAPI document")]
 fn job_ended() {}
+
+/// A batch has ended
+///
+/// Sent to the address of `acetate submit --batch-webhook`, or to `http.batch_webhook`, when all jobs of the batch have
+/// ended. Any 2xx response is success, and 410 stops the delivery; after everything else, it is sent again later.
+#[utoipa::path(post, path = "batch_ended", tag = "webhooks", operation_id = "batch_ended",
+    params(
+        ("webhook-id" = String, Header, description = "The same for every attempt to deliver one message"),
+        ("webhook-timestamp" = i64, Header, description = "The time of this attempt, in seconds since 1970"),
+        ("webhook-signature" = String, Header, description = "`v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`")),
+    request_body = BatchEvent,
+    responses((status = "2XX", description = "Received"), (status = 410, description = "Do not send this again")))]
+#[allow(dead_code, reason = "describes a call to readers of the OpenAPI document")]
+fn batch_ended() {}
 
 pub fn describe(mut document: openapi::OpenApi) -> openapi::OpenApi {
     let calls = Calls::openapi();

@@ -36,6 +36,27 @@ class Event:
     """The whole body."""
 
 
+@dataclass(frozen=True)
+class BatchEvent:
+    """The end of a batch, as the webhook of `--batch-webhook` or `http.batch_webhook` reports it."""
+
+    webhook_id: str
+    """The same for every attempt to deliver one message; use it to recognize repetitions."""
+    event: str
+    """`batch.ended`."""
+    batch: str
+    jobs: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    errors: Mapping[str, int]
+    """The failed jobs by the code of their error."""
+    time: str
+    """When the last job ended."""
+    data: Mapping[str, Any] = field(repr=False)
+    """The whole body."""
+
+
 def verify(
     headers: Mapping[str, str],
     body: bytes | str,
@@ -43,8 +64,8 @@ def verify(
     *,
     tolerance_seconds: float = TOLERANCE_SECONDS,
     now: float | None = None,
-) -> Event:
-    """Checks a webhook's signature and returns its event.
+) -> Event | BatchEvent:
+    """Checks a webhook's signature and returns its event: of a job, or a `BatchEvent` of a batch.
 
     Args:
         headers: the request's headers, in any case.
@@ -112,9 +133,22 @@ def _any_equal(wanted: Sequence[bytes], signatures: str) -> bool:
     return equal
 
 
-def _event(webhook_id: str, body: bytes) -> Event:
+def _event(webhook_id: str, body: bytes) -> Event | BatchEvent:
     try:
         data = json.loads(body)
+        if data["event"].startswith("batch."):
+            return BatchEvent(
+                webhook_id=webhook_id,
+                event=data["event"],
+                batch=data["batch"],
+                jobs=data["jobs"],
+                succeeded=data["succeeded"],
+                failed=data["failed"],
+                cancelled=data["cancelled"],
+                errors=data.get("errors") or {},
+                time=data["time"],
+                data=data,
+            )
         return Event(
             webhook_id=webhook_id,
             event=data["event"],
@@ -127,4 +161,4 @@ def _event(webhook_id: str, body: bytes) -> Event:
             data=data,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidSignature(f"the body is signed, but it is not an event of a job: {error!r}") from error
+        raise InvalidSignature(f"the body is signed, but it is not an event of a job or a batch: {error!r}") from error

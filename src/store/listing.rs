@@ -6,8 +6,9 @@ use super::{
     S3Client,
     blocking::blocking,
     errors::io_error,
-    location::{Location, S3Location},
+    location::S3Location,
     s3::{self, ListedObject},
+    url::{file_url, path_of},
 };
 use crate::job::JobError;
 
@@ -32,9 +33,9 @@ pub struct Listing {
 /// What a listing left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Skipped {
-    /// Objects that a job cannot name: with control characters, or with a part `.` or `..`.
+    /// Objects and files that a job cannot name: with control characters, with a part `.` or `..`, or not in UTF-8.
     pub count: usize,
-    /// Some of their keys, printable.
+    /// Some of their keys or names, printable.
     pub examples: Vec<String>,
     /// Links to folders, which may form a cycle.
     pub linked_folders: u64,
@@ -142,7 +143,11 @@ fn list_folder(
         // A broken link, or a file that was just deleted.
         match fs::metadata(&path) {
             Ok(metadata) if metadata.is_file() => {
-                files.push(Listed { url: String::from(&Location::File(path)), size: metadata.len() });
+                let url = file_url(&path);
+                match path_of("input", &url) {
+                    Ok(_) => files.push(Listed { url, size: metadata.len() }),
+                    Err(_) => skipped.add(&entry.file_name().to_string_lossy()),
+                }
             }
             Ok(metadata) if metadata.is_dir() => skipped.linked_folders += 1,
             _ => skipped.unreadable += 1,

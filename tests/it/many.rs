@@ -1,6 +1,6 @@
 //! `acetate run decompose` for several pictures and folders, and `acetate export --batch`.
 
-use std::{fs, io::Read, process::Stdio};
+use std::{ffi::OsStr, fs, io::Read, os::unix::ffi::OsStrExt, process::Stdio};
 
 use serde_json::{Value, json};
 
@@ -24,9 +24,14 @@ fn a_folder_is_split_and_one_bad_picture_does_not_end_it() {
     place.picture("in/.hidden/c.png", [10, 10, 200, 255]);
     fs::write(place.path("in/__MACOSX/._a.png"), "x").unwrap();
     fs::write(place.path("in/bad.png"), "no picture").unwrap();
+    for odd in [&b"new\nline.png"[..], b"tab\t.png", b"not-utf8-\xff.png"] {
+        fs::write(place.path("in").join(OsStr::from_bytes(odd)), "x").unwrap();
+    }
     let ran = run(&place, &["in"], &["--export", "psd"]);
     assert_eq!(ran.code, Some(1), "{ran:?}");
-    for wanted in ["skipped 2 files: __MACOSX 1, hidden 1", "bad.png: ", "(invalid_image)", "1 picture failed"] {
+    let skipped = "skipped 5 files: with names that a job cannot use 3, __MACOSX 1, hidden 1 (control characters, a part . \
+                   or .., or not UTF-8: new\\nline.png, not-utf8-";
+    for wanted in [skipped, "bad.png: ", "(invalid_image)", "1 picture failed"] {
         assert!(ran.stderr.contains(wanted), "{wanted}: {}", ran.stderr);
     }
     assert!(ran.stdout.contains("3 pictures: 2 split, 0 already there, 1 failed (invalid_image 1)"), "{}", ran.stdout);

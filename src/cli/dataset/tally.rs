@@ -56,7 +56,7 @@ impl Tally {
         let reasons: Vec<_> = reasons.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
         let mut text = format!("skipped {}: {}", output::count(self.total(), "file"), reasons.join(", "));
         if !self.unnameable.is_empty() {
-            text += &format!(" (control characters, or a part . or ..: {})", self.unnameable.join(", "));
+            text += &format!(" (control characters, a part . or .., or not UTF-8: {})", self.unnameable.join(", "));
         }
         Some(text)
     }
@@ -75,8 +75,8 @@ mod tests {
         }
         let examples = vec!["a\\u{1}.png".to_owned()];
         tally.add_skipped(&Skipped { count: 4, examples, linked_folders: 3, unreadable: 0 });
-        let text = "skipped 10 files: with names that a job cannot use 4, linked folders 3, .heic 2, hidden 1 (control characters, or a \
-                    part . or ..: a\\u{1}.png)";
+        let text = "skipped 10 files: with names that a job cannot use 4, linked folders 3, .heic 2, hidden 1 (control characters, a \
+                    part . or .., or not UTF-8: a\\u{1}.png)";
         assert_eq!(tally.text().as_deref(), Some(text));
         assert_eq!(tally.total(), 10);
     }

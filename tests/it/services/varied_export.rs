@@ -19,6 +19,7 @@ use crate::services::{
 
 in_both_worlds! {
     all_pictures_of_rows_that_differ_are_exported,
+    an_export_that_goes_on_takes_the_rows_that_fit,
 }
 
 const QUICK: [&str; 6] = ["--steps", "1", "--prompt", "a sign", "--resolution", "128"];
@@ -105,4 +106,60 @@ async fn all_pictures_of_rows_that_differ_are_exported(world: World) {
 fn lines(path: &Path) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The first row has the columns of `first`; each of the others is a row that comes later, with whether it fits them.
+async fn an_export_that_goes_on_takes_the_rows_that_fit(world: World) {
+    let _worker = world.worker();
+    let first = json!({ "empty": null, "score": 1.5, "size": 1, "note": "x", "box": { "a": [1] } });
+    let later = [
+        (json!({ "other": null, "empty": 3, "score": 2, "box": { "a": [2.5], "b": "new" } }), true),
+        (json!({ "other": 1 }), false),
+        (json!({ "size": "many" }), false),
+        (json!({ "size": 1.5 }), false),
+        (json!({ "note": 7 }), false),
+        (json!({ "box": { "a": ["text"] } }), false),
+    ];
+    let output = world.output("parts");
+    for (number, (row, fits)) in later.iter().enumerate() {
+        let batch = format!("parts-{number}");
+        let with_picture = |row: &Value, n: u8| {
+            let mut row = row.clone();
+            row["image"] = json!(world.input(&format!("{n}.png"), [n, 1, 2, 255]));
+            format!("{row}\n")
+        };
+        fs::write(world.place.path("p.jsonl"), with_picture(&first, 1) + &with_picture(row, 2)).unwrap();
+        let submit = ["submit", "composite", "--from", "p.jsonl", "--batch", &batch, "--output", &output];
+        let formats: Vec<_> =
+            FORMATS.map(|format| (format, target(&world, &format!("parts-{number}-{format}")))).into();
+        for limit in [&["--limit", "1"][..], &[]] {
+            let ran = world.run(&[&submit[..], limit].concat()).await;
+            assert_eq!(ran.code, Some(0), "{ran:?}");
+            assert_eq!(world.run(&["jobs", "watch", "--batch", &batch]).await.code, Some(0));
+            for (format, (out, folder)) in &formats {
+                let ran = world.run(&["jobs", "export", "--batch", &batch, "--as", format, "--out", out]).await;
+                // Lists and objects are texts in Parquet, and archives have the JSON of each row.
+                let taken = *fits || !limit.is_empty() || *format == "webdataset";
+                let taken = taken || (*format == "parquet" && row.get("box").is_some());
+                assert_eq!(ran.code == Some(0), taken, "{format} {row}: {ran:?}");
+                assert!(taken || ran.stderr.contains("; export the batch to another folder"), "{ran:?}");
+                if *format == "jsonl" {
+                    check_card(folder);
+                }
+            }
+        }
+    }
+}
+
+/// The card names the columns of every row, no more and no fewer: otherwise readers refuse all of them.
+fn check_card(folder: &Path) {
+    let card = fs::read_to_string(folder.join("README.md")).unwrap();
+    let features: BTreeSet<&str> = card.lines().filter_map(|line| line.strip_prefix("  - name: ")).collect();
+    assert!(features.contains("\"empty\""), "{card}");
+    for shard in (0..).map(|shard| folder.join(format!("layers-{shard:06}.jsonl"))).take_while(|path| path.exists()) {
+        for row in lines(&shard) {
+            let names: Vec<_> = row.as_object().unwrap().keys().map(|name| format!("\"{name}\"")).collect();
+            assert_eq!(names.iter().map(String::as_str).collect::<BTreeSet<_>>(), features, "{row}");
+        }
+    }
 }

@@ -41,7 +41,7 @@ pub fn card(
             let own = OWN.iter().map(|(name, kind)| feature(name, kind));
             let address =
                 |name: &String| feature(name, if is_list(name) { "sequence: string" } else { "dtype: string" });
-            let foreign = columns.foreign.iter().map(|Column { name, kind }| feature(name, type_of(*kind)));
+            let foreign = columns.foreign.iter().map(|Column { name, kind, .. }| feature(name, type_of(*kind)));
             own.chain(columns.pictures.iter().map(address)).chain(foreign).collect()
         }),
     };

@@ -34,6 +34,15 @@ pub enum ColumnType {
 pub struct Column {
     pub name: String,
     pub kind: ColumnType,
+    /// The types inside lists and objects. Absent in exports that an earlier version began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shape: Option<JsonShape>,
+}
+
+impl Column {
+    fn plain(name: &str, kind: ColumnType) -> Self {
+        Self { name: name.to_owned(), kind, shape: None }
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,22 +57,21 @@ pub struct ResultColumns {
 impl ResultColumns {
     /// The columns of all rows of a batch.
     pub async fn of_batch(submitter: &Submitter, batch: &BatchId) -> Result<Self, JobError> {
-        let (mut columns, mut kinds, mut rows) =
-            (Self::default(), [false; PICTURES.len()], ResultRows::of(submitter, batch));
-        let (mut shapes, mut numbers) = (HashMap::new(), HashMap::new());
+        let (mut observed, mut kinds, mut rows) =
+            (ObservedColumns::default(), [false; PICTURES.len()], ResultRows::of(submitter, batch));
         while let Some(item) = rows.next().await? {
             for name in pictures_of(item.job.request.task.kind()) {
                 kinds[PICTURES.iter().position(|known| known == name).unwrap_or_default()] = true;
             }
-            columns.observe(&item, &mut shapes, &mut numbers);
+            item.foreign().for_each(|(name, value)| observed.add(name, value));
         }
-        columns.settle(&numbers);
+        let mut columns = Self { pictures: Vec::new(), foreign: observed.into_columns() };
         let there = PICTURES.into_iter().zip(kinds).filter(|(_, is_there)| *is_there);
         columns.pictures = there.map(|(name, _)| name.to_owned()).collect();
         let has_layers = columns.pictures.iter().any(|name| name == "layers");
         let info = has_layers.then_some((LAYER_INFO, ColumnType::Json));
         let own = info.into_iter().chain([(VARIANT, ColumnType::Int), (REUSED_FROM, ColumnType::Text)]);
-        columns.foreign.splice(0..0, own.map(|(name, kind)| Column { name: name.to_owned(), kind }));
+        columns.foreign.splice(0..0, own.map(|(name, kind)| Column::plain(name, kind)));
         Ok(columns)
     }
 
@@ -83,7 +91,9 @@ impl ResultColumns {
         for name in LATER.into_iter().filter(|name| !self.has(name)) {
             record.remove(name);
         }
-        for Column { name, kind } in &self.foreign {
+        // A missing value needs no column.
+        record.retain(|name, value| !value.is_null() || OWN.contains(&name.as_str()) || self.has(name));
+        for Column { name, kind, .. } in &self.foreign {
             let value = record.entry(name.as_str()).or_insert(Value::Null);
             match (kind, &value) {
                 (ColumnType::Float, Value::Number(number)) if !is_wide(number) => *value = json!(number.as_f64()),
@@ -103,43 +113,9 @@ impl ResultColumns {
         }
     }
 
-    /// `shapes`: of the columns with lists or objects.
-    fn observe(
-        &mut self,
-        item: &ExportedRow,
-        shapes: &mut HashMap<String, JsonShape>,
-        numbers: &mut HashMap<String, SeenNumbers>,
-    ) {
-        for (name, value) in item.foreign() {
-            let Some(mut kind) = kind_of(value) else { continue };
-            numbers.entry(name.clone()).or_default().see(value);
-            if kind == ColumnType::Json {
-                let known = shapes.remove(&name).unwrap_or(JsonShape::Missing);
-                match JsonShape::of(value).and_then(|shape| known.and(shape)) {
-                    Some(shape) => drop(shapes.insert(name.clone(), shape)),
-                    None => kind = ColumnType::Mixed,
-                }
-            }
-            match self.foreign.iter_mut().find(|column| column.name == name) {
-                Some(column) => column.kind = both(column.kind, kind),
-                None => self.foreign.push(Column { name, kind }),
-            }
-        }
-    }
-
-    /// Gives columns of numbers a type that has all of them exactly; otherwise they are texts.
-    fn settle(&mut self, numbers: &HashMap<String, SeenNumbers>) {
-        for column in &mut self.foreign {
-            if let (ColumnType::Int | ColumnType::Unsigned | ColumnType::Float, Some(seen)) =
-                (column.kind, numbers.get(&column.name))
-            {
-                column.kind = seen.kind();
-            }
-        }
-    }
-
-    /// Refuses a row that does not fit, because earlier shards are written.
-    pub fn check(&self, item: &ExportedRow, record: &Map<String, Value>) -> Result<(), JobError> {
+    /// Refuses a row that does not fit, because earlier shards are written. `as_text`: lists and objects are written as
+    /// the text of their JSON, so that their parts do not matter.
+    pub fn check(&self, item: &ExportedRow, record: &Map<String, Value>, as_text: bool) -> Result<(), JobError> {
         let refuse = |reason: String| {
             let reason = format!("{}: {reason}; export the batch to another folder", item.place());
             Err(JobError::invalid("--out", reason))
@@ -153,12 +129,74 @@ impl ResultColumns {
             // After `fit`, so that a float is one.
             let Some(kind) = kind_of(value) else { continue };
             match self.foreign.iter().find(|column| column.name == *name) {
-                Some(column) if both(column.kind, kind) == column.kind && is_exact(column.kind, value) => {}
+                Some(column)
+                    if both(column.kind, kind) == column.kind
+                        && is_exact(column.kind, value)
+                        && (as_text || have_one_shape(column, value)) => {}
                 Some(_) => return refuse(format!("`{name}` has another type than in the shards that are written")),
                 None => return refuse(format!("has the column `{name}`, and the export was begun without it")),
             }
         }
         Ok(())
+    }
+}
+
+/// What the rows of a batch have in the columns of its dataset.
+#[derive(Default)]
+struct ObservedColumns {
+    /// In the order in which they are first seen; without a type as long as all values are missing.
+    kinds: Vec<(String, Option<ColumnType>)>,
+    /// Of the columns with lists or objects.
+    shapes: HashMap<String, JsonShape>,
+    /// Of the columns with numbers.
+    numbers: HashMap<String, SeenNumbers>,
+}
+
+impl ObservedColumns {
+    fn add(&mut self, name: String, value: &Value) {
+        let mut kind = kind_of(value);
+        if value.is_number() {
+            self.numbers.entry(name.clone()).or_default().see(value);
+        }
+        if kind == Some(ColumnType::Json) {
+            let known = self.shapes.remove(&name).unwrap_or(JsonShape::Missing);
+            match JsonShape::of(value).and_then(|shape| known.and(shape)) {
+                Some(shape) => drop(self.shapes.insert(name.clone(), shape)),
+                None => kind = Some(ColumnType::Mixed),
+            }
+        }
+        match self.kinds.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, known)) => {
+                *known = match (*known, kind) {
+                    (Some(known), Some(kind)) => Some(both(known, kind)),
+                    (known, kind) => known.or(kind),
+                }
+            }
+            None => self.kinds.push((name, kind)),
+        }
+    }
+
+    /// A column without any value becomes one of texts, which takes whatever later rows have.
+    fn into_columns(self) -> Vec<Column> {
+        let Self { kinds, mut shapes, numbers } = self;
+        let column = |(name, kind): (String, Option<ColumnType>)| {
+            let kind = match (kind, numbers.get(&name)) {
+                // A type that has all of them exactly; otherwise they are texts.
+                (Some(ColumnType::Int | ColumnType::Unsigned | ColumnType::Float), Some(seen)) => seen.kind(),
+                (kind, _) => kind.unwrap_or(ColumnType::Mixed),
+            };
+            let shape = if kind == ColumnType::Json { shapes.remove(&name) } else { None };
+            Column { name, kind, shape }
+        };
+        kinds.into_iter().map(column).collect()
+    }
+}
+
+/// Whether the parts of a list or an object have the types that they have in the rows before.
+fn have_one_shape(column: &Column, value: &Value) -> bool {
+    match &column.shape {
+        Some(known) => JsonShape::of(value).and_then(|shape| known.clone().and(shape)).is_some(),
+        None => true,
     }
 }
 
@@ -277,15 +315,32 @@ mod tests {
 
     #[test]
     fn a_row_has_all_columns_with_values_of_their_types() {
-        let column = |name: &str, kind| Column { name: name.to_owned(), kind };
         let foreign = vec![
-            column("score", ColumnType::Float),
-            column("tag", ColumnType::Mixed),
-            column("note", ColumnType::Text),
+            Column::plain("score", ColumnType::Float),
+            Column::plain("tag", ColumnType::Mixed),
+            Column::plain("note", ColumnType::Text),
         ];
         let columns = ResultColumns { pictures: Vec::new(), foreign };
-        let mut record = json!({ "row": 1, "score": 2, "tag": [1] }).as_object().unwrap().clone();
+        // The export was begun without `later`, and here it has no value.
+        let mut record = json!({ "row": 1, "score": 2, "tag": [1], "later": null }).as_object().unwrap().clone();
         columns.fit(&mut record);
         assert_eq!(json!(record).to_string(), r#"{"note":null,"row":1,"score":2.0,"tag":"[1]"}"#);
+    }
+
+    #[test]
+    fn every_column_of_the_rows_has_a_type() {
+        let mut observed = ObservedColumns::default();
+        for row in [
+            json!({ "empty": null, "late": null, "box": { "x": null } }),
+            json!({ "empty": null, "late": 1, "box": { "x": 1 } }),
+        ] {
+            row.as_object().unwrap().iter().for_each(|(name, value)| observed.add(name.clone(), value));
+        }
+        let columns = observed.into_columns();
+        let kind = |name: &str| columns.iter().find(|column| column.name == name).unwrap().kind;
+        assert_eq!((kind("empty"), kind("late"), kind("box")), (ColumnType::Mixed, ColumnType::Int, ColumnType::Json));
+        let known = columns.iter().find(|column| column.name == "box").unwrap();
+        assert!(have_one_shape(known, &json!({ "x": 2.5, "y": "new" })));
+        assert!(!have_one_shape(known, &json!({ "x": "text" })));
     }
 }

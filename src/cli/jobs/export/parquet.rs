@@ -138,7 +138,7 @@ impl ParquetFile {
                 }
             }
         }
-        for Column { name, kind } in &self.columns.foreign {
+        for Column { name, kind, .. } in &self.columns.foreign {
             let values = rows.iter().map(|row| row.record.get(name));
             match kind {
                 ColumnType::Bool => write::<BoolType>(&mut group, 1, values.map(|value| value?.as_bool()))?,
@@ -241,7 +241,7 @@ fn schema(columns: &ResultColumns) -> Result<TypePtr, ParquetError> {
             false => picture(name)?,
         });
     }
-    for Column { name, kind } in &columns.foreign {
+    for Column { name, kind, .. } in &columns.foreign {
         fields.push(match kind {
             ColumnType::Bool => leaf(name, Physical::BOOLEAN)?,
             ColumnType::Int => leaf(name, Physical::INT64)?,
@@ -296,7 +296,7 @@ fn features(columns: &ResultColumns) -> Value {
     for name in &columns.pictures {
         features.insert(name.clone(), if is_list(name) { list(image()) } else { image() });
     }
-    for Column { name, kind } in &columns.foreign {
+    for Column { name, kind, .. } in &columns.foreign {
         let dtype = match kind {
             ColumnType::Bool => "bool",
             ColumnType::Int => "int64",

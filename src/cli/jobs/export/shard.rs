@@ -108,7 +108,16 @@ impl ShardFile {
         pictures: Vec<SamplePicture>,
     ) -> Result<(), JobError> {
         self.columns.fit(&mut record);
-        let fits = self.columns.check(item, &record);
+        // In an archive, each row has its values as JSON.
+        let (is_archive, as_text) = match self.content {
+            ShardContent::Archive(..) => (true, true),
+            ShardContent::Parquet(..) => (false, true),
+            ShardContent::Lines(..) | ShardContent::Folder(_) | ShardContent::Prefix(_) => (false, false),
+        };
+        let fits = self.columns.check(item, &record, as_text);
+        if !is_archive {
+            fits.clone()?;
+        }
         self.bytes += pictures.iter().map(|picture| picture.bytes.len() as u64).sum::<u64>();
         let folder = format!("{:06}", self.number);
         if let ShardContent::Prefix(target) = &self.content {
@@ -126,7 +135,6 @@ impl ShardFile {
                 write_sample(archive, key, &record, &pictures).map_err(|error| io_error(file.path(), "write", error))
             }
             ShardContent::Parquet(file, writer) => {
-                fits.clone()?;
                 writer.add(&record, key, &pictures).map_err(|error| error.at(file.path()))
             }
             ShardContent::Lines(file, lines) => {

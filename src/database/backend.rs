@@ -229,6 +229,9 @@ in_either! {
         delay: Duration,
     ) -> Result<Fenced<JobRow>, JobError>;
 
+    /// As [`JobStore::requeue`], but the attempt does not count: the job was told to wait.
+    async fn postpone(&self, id: JobId, at: Fence, why: &ErrorRecord, by: Duration) -> Result<Fenced<JobRow>, JobError>;
+
     /// Requeues the job at once because its worker is stopping; the attempt does not count.
     async fn give_back(&self, id: JobId, fence: Fence) -> Result<Fenced<JobRow>, JobError>;
 

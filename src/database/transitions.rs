@@ -102,6 +102,8 @@ pub(super) enum Ending<'a> {
     Adopted(&'a Published, Epoch),
     Failed(&'a ErrorRecord),
     Requeued(&'a ErrorRecord, Duration),
+    /// The same, but the attempt does not count.
+    Postponed(&'a ErrorRecord, Duration),
     /// Its worker is stopping; the attempt does not count.
     GivenBack,
     Cancelled,
@@ -120,7 +122,9 @@ impl Ending<'_> {
                 return Self::Succeeded(result).stands(row, adopted);
             }
             Self::Failed(error) => row.state == JobState::Failed && row.error.as_ref() == Some(*error),
-            Self::Requeued(error, _) => row.state == JobState::Queued && row.error.as_ref() == Some(*error),
+            Self::Requeued(error, _) | Self::Postponed(error, _) => {
+                row.state == JobState::Queued && row.error.as_ref() == Some(*error)
+            }
             Self::GivenBack => row.state == JobState::Queued,
             Self::Cancelled => row.state == JobState::Cancelled,
         };
@@ -164,7 +168,9 @@ impl Transition {
         let mut seen = Seen::of(&row);
         seen.lease_until = None;
         let ending = match ending {
-            Ending::Requeued(..) | Ending::GivenBack if row.cancel_requested => Ending::Cancelled,
+            Ending::Requeued(..) | Ending::Postponed(..) | Ending::GivenBack if row.cancel_requested => {
+                Ending::Cancelled
+            }
             other => other,
         };
         let mut next = moved(row, now);
@@ -180,6 +186,11 @@ impl Transition {
             }
             Ending::Failed(error) => (JobState::Failed, "failed", Some(error.clone())),
             Ending::Requeued(error, delay) => {
+                next.available_at = timestamp(after(now, delay));
+                (JobState::Queued, "requeued", Some(error.clone()))
+            }
+            Ending::Postponed(error, delay) => {
+                next.attempts = next.attempts.saturating_sub(1);
                 next.available_at = timestamp(after(now, delay));
                 (JobState::Queued, "requeued", Some(error.clone()))
             }

@@ -3,6 +3,7 @@
 
 mod otlp_client;
 mod public_ip;
+mod retry_after;
 mod status_line;
 mod trust;
 mod web_address;
@@ -11,7 +12,8 @@ mod webhook_client;
 
 pub use otlp_client::OtlpClient;
 pub use public_ip::is_public;
+pub use retry_after::HostPauses;
 pub use trust::{PrivateCas, has_native_roots};
 pub use web_address::{WebAddress, check_steps, refuse};
-pub use web_client::{WebLimits, read};
+pub use web_client::{WebLimits, check_host, read};
 pub use webhook_client::{WebhookAnswer, WebhookPolicy};

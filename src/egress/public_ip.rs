@@ -57,6 +57,12 @@ pub fn written_address(host: &str) -> Option<IpAddr> {
     u32::try_from(high + last).ok().map(|address| IpAddr::V4(Ipv4Addr::from(address)))
 }
 
+/// Names that always resolve to this machine or network.
+pub fn is_local_name(host: &str) -> bool {
+    let host = host.trim_end_matches('.');
+    host == "localhost" || [".localhost", ".local", ".internal"].iter().any(|ending| host.ends_with(ending))
+}
+
 /// Decimal, octal or hexadecimal, as in C.
 fn number(text: &str) -> Option<u64> {
     let (digits, radix) = match text.strip_prefix("0x").or(text.strip_prefix("0X")) {

@@ -21,7 +21,8 @@ use ureq::{
 };
 
 use super::{
-    public_ip::is_public,
+    public_ip::{is_local_name, is_public, written_address},
+    retry_after::{HostPauses, retry_after},
     status_line::StatusLine,
     trust::{self, PrivateCas},
     web_address::WebAddress,
@@ -41,6 +42,8 @@ pub struct WebLimits {
     pub deadline: Duration,
     /// Authorities that servers are checked against, in addition to the system's.
     pub private_cas: Option<PrivateCas>,
+    /// Hosts that have asked to be left alone.
+    pub pauses: HostPauses,
     /// Decides which addresses may be connected to. Only tests allow others than public ones.
     pub may_connect: fn(&SocketAddr) -> bool,
 }
@@ -52,6 +55,7 @@ impl Default for WebLimits {
             read: Duration::from_secs(20),
             deadline: Duration::from_secs(180),
             private_cas: None,
+            pauses: HostPauses::default(),
             may_connect: |address| is_public(address.ip()),
         }
     }
@@ -74,13 +78,31 @@ pub fn read(
                 let location = answer.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
                 address = redirected(&address, location, check)?;
             }
-            status => return Err(refused(&address, status)),
+            status => return Err(refused(&address, status, retry_after(answer.headers()), &limits.pauses)),
         }
     }
     Err(JobError::invalid("input", format!("{address}: more than {MAX_REDIRECTS} redirects; use the final address")))
 }
 
+/// Refuses an address whose host is written as one that is not public, before anything is resolved.
+pub fn check_host(address: &WebAddress) -> Result<(), JobError> {
+    let (_, host, _) = address.origin();
+    let forbidden = |reason: String| {
+        let reason = format!("{reason}; inputs from the web must have public addresses");
+        Err(JobError::InputForbidden { input: address.to_string(), reason })
+    };
+    match written_address(&host) {
+        Some(ip) if !is_public(ip) => forbidden(NotPublic(ip).to_string()),
+        None if is_local_name(&host) => forbidden("its host is a name of this machine or its network".to_owned()),
+        _ => Ok(()),
+    }
+}
+
 fn ask(address: &WebAddress, limits: &WebLimits, end: Instant) -> Result<Response<Body>, JobError> {
+    if let Some(left) = limits.pauses.left(address) {
+        let reason = format!("its server has asked to wait; {} are left", seconds(left));
+        return Err(JobError::input_unreachable(address.to_string(), reason).retry_after(left));
+    }
     agent(limits, end).get(address.uri().clone()).call().map_err(|error| failed(address, error))
 }
 
@@ -150,15 +172,27 @@ fn redirected(
     Ok(next)
 }
 
-fn refused(address: &WebAddress, status: u16) -> JobError {
+fn seconds(time: Duration) -> String {
+    format!("{} s", time.as_secs_f64().ceil())
+}
+
+/// `asked`: for how long the server wants to be left alone.
+fn refused(address: &WebAddress, status: u16, asked: Option<Duration>, pauses: &HostPauses) -> JobError {
     let input = address.to_string();
-    match status {
-        404 | 410 => JobError::InputNotFound { input },
-        401 | 403 => JobError::InputForbidden {
+    match (status, asked) {
+        (404 | 410, _) => JobError::InputNotFound { input },
+        (401 | 403, _) => JobError::InputForbidden {
             input,
             reason: format!("its server responds with {status}; use an address that needs no login"),
         },
-        408 | 425 | 429 | 500.. => JobError::input_unreachable(input, format!("its server responds with {status}")),
+        (429 | 503, Some(asked)) => {
+            let pause = pauses.begin(address, asked);
+            let reason = format!("its server responds with {status} and asks to wait {}", seconds(pause));
+            JobError::input_unreachable(input, reason).retry_after(pause)
+        }
+        (408 | 425 | 429 | 500.., _) => {
+            JobError::input_unreachable(input, format!("its server responds with {status}"))
+        }
         _ => JobError::invalid("input", format!("{input}: its server responds with {status}, not a picture")),
     }
 }

@@ -3,6 +3,10 @@
 use std::{
     io::{BufRead, BufReader, Write},
     net::{Ipv4Addr, TcpListener},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
 };
 
@@ -131,6 +135,39 @@ fn what_a_server_answers_decides_about_a_retry() {
         assert_eq!(error.code(), code, "{path}: {error}");
         assert!(error.to_string().contains("127.0.0.1") && !error.to_string().contains("s3cret"), "{error}");
     }
+}
+
+#[test]
+fn a_host_that_asks_to_wait_is_left_alone() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    let port = server(move |path| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        let after = match path {
+            "/seconds" => "Retry-After: 7",
+            "/date" => "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nRetry-After: Sun, 06 Nov 1994 08:50:07 GMT",
+            "/long" => "Retry-After: 99999999",
+            "/past" => "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nRetry-After: Sun, 06 Nov 1994 08:00:07 GMT",
+            _ => return ok("picture"),
+        };
+        format!("HTTP/1.1 429 Slow down\r\n{after}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    });
+    let url = |path: &str| WebAddress::parse("input", &format!("http://127.0.0.1:{port}/{path}")).unwrap();
+    for (path, seconds) in [("seconds", 7), ("date", 30), ("long", 3600)] {
+        let limits = WebLimits { may_connect: |_| true, ..WebLimits::default() };
+        let before = asked.load(Ordering::Relaxed);
+        let error = read(url(path), 99, &limits, &|_| Ok(())).unwrap_err();
+        assert_eq!((error.code(), error.asked_to_wait()), ("input_unreachable", Some(Duration::from_secs(seconds))));
+        assert!(error.to_string().contains(&format!("responds with 429 and asks to wait {seconds} s")), "{error}");
+        // Not even for another picture, and with the same limits in another thread.
+        let error = read(url("x.png"), 99, &limits.clone(), &|_| Ok(())).unwrap_err();
+        assert!(error.asked_to_wait().is_some_and(|left| left.as_secs() < seconds), "{error}");
+        assert!(error.to_string().contains("its server has asked to wait"), "{error}");
+        assert_eq!(asked.load(Ordering::Relaxed), before + 1, "{path}");
+    }
+    let limits = WebLimits { may_connect: |_| true, ..WebLimits::default() };
+    assert_eq!(read(url("past"), 99, &limits, &|_| Ok(())).unwrap_err().asked_to_wait(), Some(Duration::ZERO));
+    assert_eq!(read(url("x.png"), 99, &limits, &|_| Ok(())).unwrap(), b"picture");
 }
 
 #[test]

@@ -1,11 +1,10 @@
 //! Webhook calls: a `POST` to an address from a request, with the same rules as for reading.
 
-use std::time::{Duration, Instant, SystemTime};
-
-use ureq::http::{HeaderMap, HeaderName, header};
+use std::time::{Duration, Instant};
 
 use super::{
-    public_ip::{is_public, written_address},
+    public_ip::{is_local_name, is_public, written_address},
+    retry_after::retry_after,
     status_line::StatusLine,
     trust::PrivateCas,
     web_address::WebAddress,
@@ -104,26 +103,6 @@ pub struct WebhookAnswer {
     pub retry_after: Option<Duration>,
 }
 
-/// `Retry-After` (RFC 9110, 10.2.3): seconds, or a date. A date is compared with the server's own, if it sends one,
-/// because its clock may differ from ours.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
-    let after = text(header::RETRY_AFTER)?;
-    if !after.is_empty() && after.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Some(Duration::from_secs(after.parse().unwrap_or(u64::MAX)));
-    }
-    let until = httpdate::parse_http_date(after).ok()?;
-    let now = text(header::DATE).and_then(|date| httpdate::parse_http_date(date).ok());
-    // A date that has passed means: now.
-    Some(until.duration_since(now.unwrap_or_else(SystemTime::now)).unwrap_or_default())
-}
-
-/// Names that always resolve to this machine or network.
-fn is_local_name(host: &str) -> bool {
-    let host = host.trim_end_matches('.');
-    host == "localhost" || [".localhost", ".local", ".internal"].iter().any(|ending| host.ends_with(ending))
-}
-
 #[cfg(test)]
 mod tests {
     use std::{io::ErrorKind, net::TcpListener};
@@ -177,28 +156,6 @@ mod tests {
             assert!(error.code() == "invalid_request" && !error.to_string().contains("s3cret"), "{error}");
         }
         assert!(WebhookPolicy::new("http.webhook_allow", &["s3://x".to_owned()], None).is_err());
-    }
-
-    #[test]
-    fn receivers_say_when_to_call_again() {
-        let asked = |after: &str, date: Option<&str>| {
-            let mut headers = HeaderMap::from_iter([(header::RETRY_AFTER, after.parse().unwrap())]);
-            if let Some(date) = date {
-                headers.insert(header::DATE, date.parse().unwrap());
-            }
-            retry_after(&headers).map(|pause| pause.as_secs())
-        };
-        assert_eq!(asked("20", None), Some(20));
-        assert_eq!(asked("99999999999999999999999", None), Some(u64::MAX));
-        let date = Some("Sun, 06 Nov 1994 08:49:37 GMT");
-        for after in ["Sun, 06 Nov 1994 08:50:07 GMT", "Sunday, 06-Nov-94 08:50:07 GMT", "Sun Nov  6 08:50:07 1994"] {
-            assert_eq!(asked(after, date), Some(30), "{after}");
-        }
-        assert_eq!(asked("Sun, 06 Nov 1994 08:00:00 GMT", date), Some(0), "it has passed");
-        assert_eq!(asked("Sun, 06 Nov 1994 08:00:00 GMT", None), Some(0));
-        for nonsense in ["", "soon", "-5", "1.5", "20 s"] {
-            assert_eq!(asked(nonsense, None), None, "{nonsense}");
-        }
     }
 
     /// More headers than the HTTP client reads: the call has arrived all the same.

@@ -116,7 +116,7 @@ impl From<JobError> for ApiError {
             failure.field = Some(field.clone());
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            failure.retry_after = Some(5);
+            failure.retry_after = Some(error.asked_to_wait().map_or(5, |wait| wait.as_secs() + 1));
         }
         failure
     }

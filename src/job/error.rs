@@ -1,7 +1,7 @@
 //! Why a job did not succeed: one enum, a stable code for each reason, and the class that decides what
 //! happens next.
 
-use std::error::Error;
+use std::{error::Error, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -39,7 +39,13 @@ pub enum JobError {
     InputForbidden { input: String, reason: String },
     /// The input may exist, but its server does not respond.
     #[error("{input}: {reason}")]
-    InputUnreachable { input: String, reason: String, source: Option<Cause> },
+    InputUnreachable {
+        input: String,
+        reason: String,
+        source: Option<Cause>,
+        /// How long its server wants to be left alone.
+        retry_after: Option<Duration>,
+    },
     #[error("model {model}: {reason}")]
     ModelNotFound { model: String, reason: String },
     #[error("model {model}: {reason}")]
@@ -147,7 +153,23 @@ impl JobError {
     }
 
     pub fn input_unreachable(input: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::InputUnreachable { input: input.into(), reason: reason.into(), source: None }
+        Self::InputUnreachable { input: input.into(), reason: reason.into(), source: None, retry_after: None }
+    }
+
+    /// Adds how long the server of an input wants to be left alone.
+    pub fn retry_after(mut self, pause: Duration) -> Self {
+        if let Self::InputUnreachable { retry_after, .. } = &mut self {
+            *retry_after = Some(pause);
+        }
+        self
+    }
+
+    /// How long the server of an input wants to be left alone.
+    pub fn asked_to_wait(&self) -> Option<Duration> {
+        match self {
+            Self::InputUnreachable { retry_after, .. } => *retry_after,
+            _ => None,
+        }
     }
 
     pub fn download(model: impl Into<String>, reason: impl Into<String>) -> Self {

@@ -22,17 +22,32 @@ pub(super) enum RetryDecision {
     Fail,
     Cancel,
     Retry(Duration),
+    /// Retry later; the attempt does not count.
+    Postpone(Duration),
     /// It could be retried, but has no attempts left.
     Quarantine,
 }
 
-/// `attempts` includes the failed one.
-pub(super) fn next_step(error: &JobError, attempts: u32, max_attempts: u32, backoff: &Backoff) -> RetryDecision {
+/// `attempts` includes the failed one. `may_wait`: the attempt need not count if an input's server asks to wait.
+pub(super) fn next_step(
+    error: &JobError,
+    attempts: u32,
+    max_attempts: u32,
+    may_wait: bool,
+    backoff: &Backoff,
+) -> RetryDecision {
+    let asked = error.asked_to_wait();
+    if let Some(asked) = asked.filter(|_| may_wait) {
+        // A little later for each job, because all of them were told the same time.
+        return RetryDecision::Postpone(asked + backoff.delay(1));
+    }
     match error.class() {
         ErrorClass::Invalid => RetryDecision::Fail,
         ErrorClass::Cancelled => RetryDecision::Cancel,
         ErrorClass::Transient | ErrorClass::Device if attempts >= max_attempts => RetryDecision::Quarantine,
-        ErrorClass::Transient | ErrorClass::Device => RetryDecision::Retry(backoff.delay(attempts)),
+        ErrorClass::Transient | ErrorClass::Device => {
+            RetryDecision::Retry(backoff.delay(attempts).max(asked.unwrap_or_default()))
+        }
     }
 }
 
@@ -56,10 +71,23 @@ mod tests {
 
     #[test]
     fn the_class_decides() {
-        assert_eq!(next_step(&JobError::invalid("x", "y"), 1, 3, &BACKOFF), RetryDecision::Fail);
-        assert_eq!(next_step(&JobError::Cancelled, 1, 3, &BACKOFF), RetryDecision::Cancel);
-        assert!(matches!(next_step(&storage(), 2, 3, &BACKOFF), RetryDecision::Retry(_)));
-        assert_eq!(next_step(&storage(), 3, 3, &BACKOFF), RetryDecision::Quarantine);
+        assert_eq!(next_step(&JobError::invalid("x", "y"), 1, 3, true, &BACKOFF), RetryDecision::Fail);
+        assert_eq!(next_step(&JobError::Cancelled, 1, 3, true, &BACKOFF), RetryDecision::Cancel);
+        assert!(matches!(next_step(&storage(), 2, 3, true, &BACKOFF), RetryDecision::Retry(_)));
+        assert_eq!(next_step(&storage(), 3, 3, true, &BACKOFF), RetryDecision::Quarantine);
+    }
+
+    #[test]
+    fn a_server_that_asks_to_wait_costs_no_attempt_as_long_as_the_job_may_wait() {
+        let told = || JobError::input_unreachable("https://h/x", "429").retry_after(Duration::from_secs(30));
+        for attempts in [1, 3] {
+            let RetryDecision::Postpone(delay) = next_step(&told(), attempts, 3, true, &BACKOFF) else {
+                panic!("it counts after {attempts} attempts")
+            };
+            assert!((31.0..=32.0).contains(&delay.as_secs_f64()), "{delay:?}");
+        }
+        assert_eq!(next_step(&told(), 2, 3, false, &BACKOFF), RetryDecision::Retry(Duration::from_secs(30)));
+        assert_eq!(next_step(&told(), 3, 3, false, &BACKOFF), RetryDecision::Quarantine);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use super::{
@@ -30,6 +31,11 @@ use crate::{
 
 /// How long a job is kept that cannot go on because there are no file descriptors left.
 const WITHOUT_DESCRIPTORS: Duration = Duration::from_secs(2);
+
+/// How long the attempts of a job do not count if the servers of its inputs ask it to wait.
+const WAITS_FOR: Duration = Duration::from_secs(24 * 3600);
+/// How many attempts do not count after that, with those that were given back.
+const WAITS: i64 = 100;
 
 /// The outcome of a delivery.
 #[derive(Debug, Clone, PartialEq)]
@@ -288,7 +294,9 @@ async fn end(
         (Err(error), _) => error,
     };
     let record = ErrorRecord::from(error);
-    match next_step(error, row.attempts, worker.options.max_attempts, &worker.options.backoff) {
+    // A command of this machine says at once what is wrong.
+    let may_wait = worker.options.results == ResultPlacement::AsAsked && may_wait(row, Timestamp::now());
+    match next_step(error, row.attempts, worker.options.max_attempts, may_wait, &worker.options.backoff) {
         RetryDecision::Cancel => {
             info!("cancelled");
             jobs.cancelled(id, fence).await
@@ -302,10 +310,23 @@ async fn end(
             warn!(code = record.code, "quarantined");
             jobs.fail(id, fence, &ErrorRecord::from(&exhausted)).await
         }
+        RetryDecision::Postpone(delay) => {
+            let delay_s = delay.as_secs_f64();
+            info!(code = record.code, reason = record.message, delay_s, "postponed; the attempt does not count");
+            metrics::retry(&record);
+            jobs.postpone(id, fence, &record, delay).await
+        }
         RetryDecision::Retry(delay) => {
             info!(code = record.code, reason = record.message, delay_s = delay.as_secs_f64(), "returned to the queue");
             metrics::retry(&record);
             jobs.requeue(id, fence, &record, delay).await
         }
     }
+}
+
+/// Whether the servers of a job's inputs may still ask it to wait: for a day, and then for so many times more, which a
+/// job that was queued for longer needs.
+fn may_wait(row: &JobRow, now: Timestamp) -> bool {
+    let uncounted = row.epoch.0 - i64::from(row.attempts);
+    row.created_at + WAITS_FOR > now || uncounted < WAITS
 }

@@ -48,6 +48,16 @@ impl SqliteJobStore {
         self.settle(id, fence, Ending::Requeued(error, delay)).await
     }
 
+    pub async fn postpone(
+        &self,
+        id: JobId,
+        fence: Fence,
+        error: &ErrorRecord,
+        delay: Duration,
+    ) -> Result<Fenced<JobRow>, JobError> {
+        self.settle(id, fence, Ending::Postponed(error, delay)).await
+    }
+
     pub async fn give_back(&self, id: JobId, fence: Fence) -> Result<Fenced<JobRow>, JobError> {
         self.settle(id, fence, Ending::GivenBack).await
     }

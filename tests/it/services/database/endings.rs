@@ -17,6 +17,7 @@ on_both!(
     a_result_is_told_with_everything_about_it,
     a_result_is_found_by_its_content,
     a_requeued_job_waits_for_its_time,
+    a_job_that_must_wait_has_lost_no_attempt,
     a_job_that_was_given_back_has_lost_no_attempt,
     cancel_is_told_to_the_worker_or_done_at_once,
     a_failed_job_starts_over,
@@ -178,6 +179,32 @@ async fn a_requeued_job_waits_for_its_time(database: Database) {
     assert_eq!(again.iter().map(|row| (row.job, row.topic)).collect::<Vec<_>>(), [(id, Topic::Dispatch)]);
     assert_eq!(again[0].payload, request(id, "file:///a.png").to_json());
     assert_eq!(take(&status, id, "two", LEASE).await.attempts, 2);
+}
+
+async fn a_job_that_must_wait_has_lost_no_attempt(database: Database) {
+    let status = database.service().await;
+    let id = submitted(&status).await;
+    let first = take(&status, id, "one", LEASE).await;
+    let (delay, since) = (Duration::from_millis(1500), Instant::now());
+    for _ in 0..2 {
+        let Fenced::Held(back) = status.postpone(id, first.fence(), &broken(), delay).await.unwrap() else {
+            panic!("lost")
+        };
+        assert_eq!((back.state, back.attempts, back.epoch), (JobState::Queued, 0, first.epoch), "also if repeated");
+        assert_eq!(back.error, Some(broken()));
+    }
+    assert!(matches!(claim(&status, id, "two").await, Claim::NotBefore(_)));
+    until_some(|| async {
+        match claim(&status, id, "two").await {
+            Claim::Taken(row) => vec![row],
+            _ => Vec::new(),
+        }
+    })
+    .await;
+    assert!(since.elapsed() >= delay);
+    let row = row(&status, id).await;
+    assert_eq!((row.attempts, row.epoch.0), (1, 2));
+    assert_eq!(attempts(&status, id).await[0].outcome.as_deref(), Some("requeued"));
 }
 
 async fn a_job_that_was_given_back_has_lost_no_attempt(database: Database) {

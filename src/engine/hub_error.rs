@@ -25,6 +25,20 @@ impl From<HubError> for JobError {
             HubError::NoSmallModel { small, .. } | HubError::NoCacheFolder { small } => {
                 Self::ModelNotFound { model: small.name().to_owned(), reason: without_id(small.name()) }
             }
+            HubError::NotFound { ref id, .. } | HubError::Offline { ref id, .. } if is_data_set(id) => {
+                Self::invalid("--from", reason)
+            }
+            HubError::Unauthorized { ref id, .. } if is_data_set(id) => {
+                Self::InputForbidden { input: address(id), reason }
+            }
+            HubError::Checksum { ref id, .. }
+            | HubError::Unreachable { ref id, .. }
+            | HubError::Network { ref id, .. }
+            | HubError::Listing { ref id, .. }
+                if is_data_set(id) =>
+            {
+                Self::input_unreachable(address(id), without_id(id)).caused_by(error)
+            }
             HubError::NoLora { id, .. }
             | HubError::NotFound { id, .. }
             | HubError::Unauthorized { id, .. }
@@ -87,22 +101,44 @@ fn explain(error: &HubError) -> String {
         ),
         HubError::Unauthorized { id, endpoint, reason } => format!(
             "{endpoint} denies access to {id} ({reason}): if the name is right, the repository is private or gated; \
-             accept its license at {endpoint}/{id} and set HF_TOKEN to a token that can read it ({})",
+             accept its license at {endpoint}/{id} and set HF_TOKEN to a token that can read it{}",
             taken_for_id(id)
         ),
-        HubError::Offline { id, revision, cache } => format!(
-            "{id}@{revision} is not complete in {} and the hub is offline; go online (HF_HUB_OFFLINE, \
-             TRANSFORMERS_OFFLINE, or hub.offline in the configuration), or run `acetate models pull {id}@{revision}` \
-             on a machine with a network and copy the cache here ({})",
-            cache.display(),
-            taken_for_id(id)
+        HubError::Offline { id, revision, cache } => {
+            let pull = match is_data_set(id) {
+                true => format!("acetate submit KIND --from {}@{revision} --dry-run", address(id)),
+                false => format!("acetate models pull {id}@{revision}"),
+            };
+            format!(
+                "{id}@{revision} is not complete in {} and the hub is offline; go online (HF_HUB_OFFLINE, \
+                 TRANSFORMERS_OFFLINE, or hub.offline in the configuration), or run `{pull}` on a machine with a \
+                 network and copy the cache here{}",
+                cache.display(),
+                taken_for_id(id)
+            )
+        }
+        HubError::NoFiles { id, revision } => format!(
+            "{id}@{revision} has no pictures, archives, Parquet files or manifests there; check the path behind the name"
         ),
         _ => error.to_string(),
     }
 }
 
+/// Nothing for a data set, which has its own prefix.
 fn taken_for_id(id: &str) -> String {
-    format!("there is no folder {id}, so it was used as a hub id")
+    match is_data_set(id) {
+        true => String::new(),
+        false => format!(" (there is no folder {id}, so it was used as a hub id)"),
+    }
+}
+
+fn is_data_set(id: &str) -> bool {
+    id.starts_with("datasets/") && id.matches('/').count() == 2
+}
+
+/// The address of a data set, as `--from` takes it.
+fn address(id: &str) -> String {
+    format!("hf://{id}")
 }
 
 fn flag(small: Small) -> &'static str {
@@ -162,6 +198,48 @@ mod tests {
                 assert!(said.contains(wanted), "{wanted} is not in: {said}");
             }
             assert!(!said.contains("HubConfig") && !said.contains("EmbeddedModels"), "{said}");
+        }
+    }
+
+    #[test]
+    fn errors_of_a_data_set_do_not_speak_of_models() {
+        let (id, revision, reason) = ("datasets/Org/Set".to_owned(), "main".to_owned(), "HTTP 500".to_owned());
+        let (endpoint, cache) = ("https://hub.example".to_owned(), PathBuf::from("/cache"));
+        let (file, hash) = ("a.csv".to_owned(), "0".repeat(40));
+        for (error, code, wanted) in [
+            (
+                HubError::Offline { id: id.clone(), revision: revision.clone(), cache },
+                "invalid_request",
+                "`acetate submit KIND --from hf://datasets/Org/Set@main --dry-run`",
+            ),
+            (
+                HubError::NotFound { id: id.clone(), revision: revision.clone(), endpoint: endpoint.clone() },
+                "invalid_request",
+                "--from: datasets/Org/Set has no revision main",
+            ),
+            (
+                HubError::Unauthorized { id: id.clone(), endpoint, reason: "HTTP 401".to_owned() },
+                "input_forbidden",
+                "https://hub.example/datasets/Org/Set",
+            ),
+            (
+                HubError::Unreachable { id: id.clone(), reason: reason.clone() },
+                "input_unreachable",
+                "hf://datasets/Org/Set: HTTP 500; check the network and the spelling",
+            ),
+            (HubError::Network { id: id.clone(), reason: reason.clone() }, "input_unreachable", "resumes there"),
+            (HubError::Listing { id: id.clone(), reason }, "input_unreachable", "list of files"),
+            (
+                HubError::Checksum { id: id.clone(), file, expected: hash.clone(), actual: hash },
+                "input_unreachable",
+                "a.csv arrived twice",
+            ),
+            (HubError::NoFiles { id, revision }, "invalid_request", "no pictures, archives, Parquet files"),
+        ] {
+            let error = JobError::from(error);
+            let said = error.to_string();
+            assert!(error.code() == code && said.contains(wanted), "{wanted} is not in: {said}");
+            assert!(!said.contains("model") && !said.contains("folder"), "{said}");
         }
     }
 }

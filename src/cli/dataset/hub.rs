@@ -1,10 +1,19 @@
 //! Data sets of the Hugging Face hub: `hf://datasets/ORG/NAME`, downloaded into the cache of its own tools.
 
-use std::path::PathBuf;
+use std::{
+    collections::HashSet,
+    path::{Component, Path, PathBuf},
+};
 
 use qwen_image::hub::{DataSetRef, HubConfig, resolve_data_set};
+use serde_json::Value;
 
-use super::listed::{is_hidden, is_picture};
+use super::{
+    DatasetSource, delimited, json, list,
+    listed::{is_hidden, is_picture},
+    parquet,
+    reading::for_each,
+};
 use crate::{
     cli::{
         Failure,
@@ -22,7 +31,8 @@ pub fn is_on_hub(text: &str) -> bool {
     text.starts_with("hf://")
 }
 
-/// Downloads what is missing; returns the folder, or the file that the address names.
+/// Downloads what is missing; returns the folder, or the file that the address names. With a manifest come the files
+/// that it names.
 pub fn pull(global: &GlobalArgs, config: &HubConfig, address: &str) -> Result<PathBuf, Failure> {
     let Some(name) = address.strip_prefix(PREFIX) else {
         let reason = format!("`{address}` is not a data set of the hub; write {PREFIX}ORG/NAME");
@@ -30,12 +40,106 @@ pub fn pull(global: &GlobalArgs, config: &HubConfig, address: &str) -> Result<Pa
     };
     let data_set = DataSetRef::parse(name).map_err(JobError::from)?;
     let mut bar = download_bar(global.progress_style() == ProgressStyle::Bar, || false);
-    let snapshot = resolve_data_set(config, &data_set, &is_data, &mut bar).map_err(JobError::from)?;
-    Ok(if data_set.path.is_empty() { snapshot.folder } else { snapshot.folder.join(&data_set.path) })
+    let path = data_set.path.as_str();
+    let is_named = |file: &str| file == path && DatasetSource::is_file_name(file);
+    let snapshot = resolve_data_set(config, &data_set, &|file| is_named(file) || is_data(file), &mut bar)
+        .map_err(JobError::from)?;
+    if path.is_empty() {
+        return Ok(snapshot.folder);
+    }
+    let place = snapshot.folder.join(path);
+    let named = if place.is_file() { named_by(&place, path)? } else { HashSet::new() };
+    if !named.is_empty() {
+        // Of the same commit, although the branch may have moved on.
+        let revision = snapshot.revision.clone().unwrap_or_else(|| data_set.revision.clone());
+        let whole = DataSetRef { path: String::new(), revision, ..data_set.clone() };
+        let wanted = |file: &str| file == path || named.contains(file);
+        resolve_data_set(config, &whole, &wanted, &mut bar).map_err(JobError::from)?;
+    }
+    Ok(place)
 }
 
 fn is_data(path: &str) -> bool {
     let name = path.to_ascii_lowercase();
     let ending = name.rsplit('.').next().unwrap_or_default();
     is_hidden(path).is_none() && (is_picture(ending) || DATA.iter().any(|data| name.ends_with(data)))
+}
+
+/// What may be a file of the data set in the rows of a manifest at `path`. Wrong rows are told when they are submitted.
+fn named_by(file: &Path, path: &str) -> Result<HashSet<String>, JobError> {
+    let source = DatasetSource::parse(&file.display().to_string())?;
+    let mut named = HashSet::new();
+    if source.has_pictures()? {
+        return Ok(named);
+    }
+    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let read = for_each(
+        |sink| match &source {
+            DatasetSource::Jsonl(file) => json::read_lines(file, sink),
+            DatasetSource::Json(file) => json::read(file, sink),
+            DatasetSource::Csv(file) => delimited::read(file, None, sink),
+            DatasetSource::Tsv(file) => delimited::read(file, Some(b'\t'), sink),
+            DatasetSource::List(file) => list::read(file, sink),
+            DatasetSource::Parquet(file) => parquet::read(file, sink).map(drop),
+            DatasetSource::Tar(_) | DatasetSource::Folder(_) | DatasetSource::Prefix(_) => Ok(()),
+        },
+        |row| row.fields.iter().flat_map(|fields| fields.values()).for_each(|value| add(value, folder, &mut named)),
+    );
+    // Damage is told when the rows are submitted, too.
+    Ok(read.map_or_else(|_| HashSet::new(), |()| named))
+}
+
+/// Adds the texts of a value, as paths in the data set.
+fn add(value: &Value, folder: &str, named: &mut HashSet<String>) {
+    match value {
+        Value::String(text) => named.extend(inside(folder, text)),
+        Value::Array(items) => items.iter().for_each(|item| add(item, folder, named)),
+        Value::Object(fields) => fields.values().for_each(|field| add(field, folder, named)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// A path that is relative to a folder of the data set, as the hub lists it; nothing if it leads out of it.
+fn inside(folder: &str, text: &str) -> Option<String> {
+    let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
+    for part in Path::new(text).components() {
+        match part {
+            Component::Normal(name) => parts.push(name.to_str()?),
+            Component::CurDir => {}
+            Component::ParentDir => drop(parts.pop()?),
+            Component::RootDir | Component::Prefix(_) => return None,
+        }
+    }
+    Some(parts.join("/")).filter(|path| !path.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_a_manifest_are_paths_of_the_data_set() {
+        for (folder, text, path) in [
+            ("sub", "a.png", Some("sub/a.png")),
+            ("", "./x/a.png", Some("x/a.png")),
+            ("sub/deep", "../b.png", Some("sub/b.png")),
+            ("sub", "../../b.png", None),
+            ("sub", "/etc/passwd", None),
+        ] {
+            assert_eq!(inside(folder, text).as_deref(), path, "{folder} {text}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("m.csv", "image,text\na.png,first\n../b.png,second\n"),
+            ("m.tsv", "image\ttext\na.png\tx\n../b.png\ty\n"),
+            ("m.txt", "a.png\n../b.png\n"),
+            ("m.ndjson", "{\"images\": [\"a.png\", \"../b.png\"]}\n"),
+            ("m.json", "[{\"input\": {\"image\": \"a.png\", \"mask\": \"../b.png\"}}]"),
+        ] {
+            let file = folder.path().join(name);
+            std::fs::write(&file, text).unwrap();
+            let named = named_by(&file, &format!("sub/{name}")).unwrap();
+            assert!(named.contains("sub/a.png") && named.contains("b.png"), "{name}: {named:?}");
+        }
+    }
 }

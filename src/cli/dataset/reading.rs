@@ -173,6 +173,26 @@ fn pictures_in(value: &Value) -> u64 {
     }
 }
 
+/// Reads all rows on a thread, outside of a runtime.
+pub fn for_each(
+    read: impl FnOnce(&mut Sink) -> Result<(), JobError> + Send,
+    mut row: impl FnMut(Row),
+) -> Result<(), JobError> {
+    let (to, mut from) = mpsc::channel(WAITING);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(move || {
+            let mut sink = Sink::new(to, Arc::default());
+            let read = read(&mut sink);
+            sink.hand_over();
+            read
+        });
+        while let Some(Ok(group)) = from.blocking_recv() {
+            group.into_iter().for_each(&mut row);
+        }
+        reader.join().unwrap_or_else(|_| Err(JobError::invalid("--from", "the file crashes its reader")))
+    })
+}
+
 /// All rows of a small source.
 #[cfg(test)]
 pub fn collect(read: impl FnOnce(&mut Sink) -> Result<(), JobError>) -> Result<Vec<Row>, JobError> {

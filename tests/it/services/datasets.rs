@@ -55,6 +55,12 @@ async fn hidden_files_are_skipped_and_counted(world: World) {
     let report = world.json(&[&args[..], &["--json"]].concat()).await;
     assert_eq!((&report["submitted"], &report["skipped"]), (&json!(1), &json!(5)), "{report}");
     assert_eq!(report["skipped_by_reason"][".heic"], 2);
+    if world.service.is_none() {
+        fs::write(folder.join("new\nline.png"), "x").unwrap();
+        let report = world.json(&[&args[..], &["--json"]].concat()).await;
+        assert_eq!((&report["known"], &report["skipped"]), (&json!(1), &json!(6)), "{report}");
+        assert_eq!(report["skipped_by_reason"]["with names that a job cannot use"], 1);
+    }
 }
 
 async fn columns_of_other_programs_reach_the_results_in_order(world: World) {
@@ -378,22 +384,36 @@ async fn a_data_set_of_the_hub_is_a_source() {
     fs::write(repo.join("refs/main"), commit).unwrap();
     fs::write(&blob, png([9, 8, 7, 255])).unwrap();
     std::os::unix::fs::symlink(format!("../../../blobs/{hash}"), snapshot.join("train/a.png")).unwrap();
+    fs::create_dir(snapshot.join("list")).unwrap();
+    let lists = [("list/m.json", "[{\"image\": \"../train/a.png\"}]"), ("list/n.txt", "c.png\n")];
+    for (name, text) in lists {
+        fs::write(snapshot.join(name), text).unwrap();
+    }
     let metadata = "{\"file_name\": \"a.png\", \"text\": \"first\"}\n";
     fs::write(snapshot.join("train/metadata.jsonl"), metadata).unwrap();
     let size = fs::metadata(&blob).unwrap().len();
     let files = json!({
         "train/a.png": {"size": size, "blob_id": hash}, "train/metadata.jsonl": {"size": metadata.len(), "blob_id": hash},
-        "README.md": {"size": 5, "blob_id": hash},
+        "README.md": {"size": 5, "blob_id": hash}, "list/m.json": {"size": lists[0].1.len(), "blob_id": hash},
+        "list/n.txt": {"size": lists[1].1.len(), "blob_id": hash}, "list/c.png": {"size": 9, "blob_id": "b".repeat(40)},
     });
     let tree = json!({ "format_version": 1, "files": files }).to_string();
     fs::write(repo.join(format!("trees/{commit}.json")), tree).unwrap();
     world.set("HF_HUB_CACHE", &world.place.text("hub"));
     let output = format!("{}{{stem}}/", world.output("hub"));
-    let args = ["submit", "composite", "--from", "hf://datasets/Org/Set", "--output", &output, "--json"];
+    // A manifest, with the pictures that it names and no others; one of the second is not here.
+    let args = ["submit", "composite", "--from", "hf://datasets/Org/Set/list/m.json", "--output", &output];
+    let report = world.json(&[&args[..], &["--dry-run", "--json"]].concat()).await;
+    assert_eq!((&report["rows"], &report["submitted"]), (&json!(1), &json!(1)), "{report}");
+    let ran =
+        world.run(&["submit", "composite", "--from", "hf://datasets/Org/Set/list/n.txt", "--output", &output]).await;
+    let wanted = format!("acetate submit KIND --from hf://datasets/Org/Set@{commit} --dry-run");
+    assert!(ran.code == Some(2) && ran.stderr.contains(&wanted) && !ran.stderr.contains("model"), "{ran:?}");
+    let args = ["submit", "composite", "--from", "hf://datasets/Org/Set/train", "--output", &output, "--json"];
     let report = world.json(&args).await;
     assert_eq!(report["submitted"], 1, "{report}");
     let batch = report["batch"].as_str().unwrap();
-    assert!(batch.starts_with("Set-"), "{batch}");
+    assert!(batch.starts_with("train-"), "{batch}");
     let _worker = world.worker();
     assert_eq!(world.run(&["jobs", "watch", "--batch", batch]).await.code, Some(0));
     let lines = results(&world, batch).await;

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Small;
+use super::reference::data_set;
 
 /// Why a model, a LoRA or a data set is not available.
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +110,7 @@ pub enum HubError {
         endpoint: String,
     },
     /// The hub does not have the repository or the revision.
-    #[error("{id} has no revision {revision} at {endpoint}; check the spelling of both ({})", taken_for_id(id))]
+    #[error("{id} has no revision {revision} at {endpoint}; check the spelling of both{}", taken_for_id(id))]
     NotFound {
         /// The hub id.
         id: String,
@@ -121,7 +122,7 @@ pub enum HubError {
     /// The hub denies access: the repository is private or gated, or does not exist.
     #[error(
         "{endpoint} denies access to {id} ({reason}): if the name is right, the repository is private or gated; accept \
-         its license at {endpoint}/{id} and set `HubConfig::token` to a token that can read it ({})",
+         its license at {endpoint}/{id} and set `HubConfig::token` to a token that can read it{}",
         taken_for_id(id)
     )]
     Unauthorized {
@@ -135,7 +136,7 @@ pub enum HubError {
     /// Files are missing, and [`HubConfig::offline`](super::HubConfig::offline) is set.
     #[error(
         "{id}@{revision} is not complete in {} and `HubConfig::offline` is set; go online, or download it on a machine \
-         with a network and copy the cache here ({})",
+         with a network and copy the cache here{}",
         cache.display(), taken_for_id(id)
     )]
     Offline {
@@ -175,7 +176,7 @@ pub enum HubError {
         actual: String,
     },
     /// The hub does not respond.
-    #[error("{id}: {reason}; check the network and the spelling: {}", taken_for_id(id))]
+    #[error("{id}: {reason}; check the network and the spelling{}", taken_for_id(id))]
     Unreachable {
         /// The hub id.
         id: String,
@@ -239,9 +240,12 @@ impl HubError {
     }
 }
 
-/// Explains why a name that may have been meant as a path is looked up on the hub.
+/// Explains why a name that may have been meant as a path is looked up on the hub. A data set's is none.
 fn taken_for_id(id: &str) -> String {
-    format!("there is no folder {id}, so it was used as a hub id")
+    match data_set(id) {
+        Some(_) => String::new(),
+        None => format!(" (there is no folder {id}, so it was used as a hub id)"),
+    }
 }
 
 fn listed(files: &[String]) -> String {

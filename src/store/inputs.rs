@@ -102,6 +102,9 @@ impl InputReader {
                           the workers and here, or copy the picture into the object store";
             return Err(JobError::InputForbidden { input: location.to_string(), reason: reason.to_owned() });
         }
+        if let Location::Web(address) = location {
+            egress::check_host(address)?;
+        }
         self.allowed.as_ref().map_or(Ok(()), |list| list.check(location))
     }
 

@@ -100,10 +100,18 @@ pub fn input(text: &str) -> Result<InputRef, Failure> {
             return Err(JobError::invalid("input", reason).into());
         };
         let job = job.parse()?;
-        return Ok(match picture.parse() {
-            Ok(layer) => InputRef::Layer { job, layer },
-            Err(_) => InputRef::File { job, file: picture.to_owned() },
-        });
+        return match picture.parse() {
+            Ok(layer) => Ok(InputRef::Layer { job, layer }),
+            // All pictures of results are PNG.
+            Err(_) if picture.ends_with(".png") => Ok(InputRef::File { job, file: picture.to_owned() }),
+            Err(_) => {
+                let reason = format!(
+                    "`{text}` names no picture of a job: write the number of a layer, such as job:{job}:2, or a file, \
+                     such as job:{job}:edited.png"
+                );
+                Err(JobError::invalid("input", reason).into())
+            }
+        };
     }
     if text.is_empty() {
         return Err(JobError::invalid("IMAGE", "is empty; give a picture").into());

@@ -1,6 +1,7 @@
 //! `acetate submit`: submits one or many jobs for workers, and waits for them only with `--wait`.
 
 mod bulk;
+mod earlier;
 mod estimate;
 mod flags;
 mod pass;

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 
 use super::{
     bulk::SubmitReport,
+    earlier::look_up,
     prepare::{Preparation, Ready, Refused, put_into_store, upload},
     rejects::Rejects,
     row::RowDefaults,
@@ -264,6 +265,9 @@ impl<'a> BulkPass<'a> {
     }
 
     async fn flush(&mut self) -> Result<(), Failure> {
+        let (there, missing) = look_up(self.submitter, std::mem::take(&mut self.chunk)).await?;
+        self.chunk = there;
+        missing.into_iter().try_for_each(|(ready, error)| self.refuse(refused(ready, error)))?;
         match self.act {
             Act::Check => self.chunk.clear(),
             Act::DryRun => self.count_new().await?,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::{
+    earlier::missing,
     flags::{SubmitFlags, start_time},
     row::{address, check_addresses, named},
     template::{Template, Values},
@@ -56,6 +57,9 @@ async fn one(
         request.check_reuse()?;
     }
     submitter.check_allowed(&request, flags.upload)?;
+    if let Some(error) = missing(submitter, std::iter::once(&request)).await?.into_iter().flatten().next() {
+        return Err(error.into());
+    }
     let options = SubmitOptions {
         batch: flags.batch.clone(),
         at: start_time(submitter, flags).await?,

@@ -323,3 +323,51 @@ async fn a_full_target_loses_nothing_and_the_same_command_goes_on() {
     }
     Command::new("umount").arg(&small).status().unwrap();
 }
+
+/// What every worker would refuse is refused before anything is submitted.
+#[tokio::test(flavor = "multi_thread")]
+async fn pictures_that_cannot_exist_are_refused_when_they_are_submitted() {
+    let mut world = World::embedded();
+    world.set("ACETATE__STORE__HTTP_INPUTS", "true");
+    let output = world.output("none");
+    let composite = ["composite", "--input", &world.input("a.png", [1, 2, 3, 255]), "--output", &output];
+    let first = world.submit(&composite).await;
+    let worker = world.worker();
+    world.until(&first, &["succeeded"]).await;
+    drop(worker);
+    let nobody = acetate::job::JobId::new().to_string();
+    for (input, wanted) in [
+        (format!("job:{first}:-1"), "names no picture of a job"),
+        (format!("job:{first}:99999999999"), "names no picture of a job"),
+        (format!("job:{first}:edited.jpg"), "names no picture of a job"),
+        (format!("job:{first}:9"), "a composite job has no layers"),
+        (format!("job:{first}:edited.png"), "its pictures are composite.png"),
+        (format!("job:{nobody}:1"), "a job that does not exist or was deleted"),
+        ("http://127.0.0.1/a.png".to_owned(), "its host has the address 127.0.0.1; inputs from the web must"),
+        ("http://0x7f.1:8080/a.png".to_owned(), "its host has the address 127.0.0.1"),
+        ("https://[::1]/a.png".to_owned(), "its host has the address ::1"),
+        ("http://169.254.169.254/latest".to_owned(), "its host has the address 169.254.169.254"),
+        ("https://localhost/a.png".to_owned(), "a name of this machine or its network"),
+    ] {
+        let row = json!({ "image": input }).to_string() + "\n";
+        fs::write(world.place.path("p.jsonl"), row).unwrap();
+        let from = ["submit", "composite", "--from", "p.jsonl", "--output", &output];
+        for args in [
+            &["submit", "composite", "--input", &input, "--output", &output][..],
+            &from,
+            &[&from[..], &["--dry-run"]].concat(),
+        ] {
+            let ran = world.run(args).await;
+            assert!(ran.code.is_some_and(|code| code != 0) && ran.stderr.contains(wanted), "{args:?}: {ran:?}");
+        }
+    }
+    assert_eq!(world.json(&["jobs", "list", "--json"]).await["jobs"].as_array().unwrap().len(), 1);
+
+    // What is there is taken; and a job that was submitted may be submitted again after its picture was deleted.
+    let row = json!({ "image": format!("job:{first}:composite.png") }).to_string() + "\n";
+    fs::write(world.place.path("p.jsonl"), row).unwrap();
+    let from = ["submit", "composite", "--from", "p.jsonl", "--output", &output, "--batch", "b", "--json"];
+    assert_eq!(world.json(&from).await["submitted"], 1);
+    assert_eq!(world.run(&["jobs", "delete", &first]).await.code, Some(0));
+    assert_eq!(world.json(&from).await["known"], 1);
+}

@@ -57,9 +57,56 @@ def test_pil_images_of_every_mode(client: Client, picture: Image.Image, mode: st
         assert shown.tobytes() == image.convert("RGBA").tobytes()
 
 
-def test_a_pil_image_without_a_meaning_is_refused(client: Client) -> None:
-    with pytest.raises(ValueError, match="mode F"):
-        arrived(client, Image.new("F", (4, 4)))
+@pytest.mark.parametrize("mode", ["I", "I;16B"])
+def test_pil_images_of_whole_numbers_have_16_bits(client: Client, mode: str) -> None:
+    assert arrived(client, Image.new("I", (8, 8), 40000).convert(mode)).getpixel((0, 0)) == (156, 156, 156, 255)
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (Image.new("F", (4, 4)), "mode F has no single meaning"),
+        (Image.new("I", (4, 4), 200), "mode I with values from 200 to 200 .* to L if white is 255"),
+        (Image.new("I", (4, 4), 70000), "mode I with values from 70000 to 70000"),
+        (Image.new("I", (4, 4), -1), "mode I with values from -1 to -1"),
+    ],
+)
+def test_a_pil_image_without_a_meaning_is_refused(client: Client, image: Image.Image, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        arrived(client, image)
+
+
+def test_a_file_that_was_just_written_is_sent_from_its_beginning(client: Client, picture: Image.Image) -> None:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    assert arrived(client, file).tobytes() == picture.tobytes()
+
+
+def test_a_file_without_a_byte_is_refused_by_name(client: Client) -> None:
+    class Pipe(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+    with pytest.raises(ValueError, match="image is empty, or was read before"):
+        client.composite([Pipe()])
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "reason"),
+    [
+        ({"cfg_scale": float("nan")}, ValueError, "cfg_scale: nan is not a finite number"),
+        ({"min_psnr": float("-inf")}, ValueError, "min_psnr: -inf is not"),
+        ({"sigmas": [1.0, float("nan")]}, ValueError, r"sigmas\[1\]: nan is not"),
+        ({"seed": object()}, TypeError, "seed: object is not a text, a number"),
+        ({"labels": {"a": float("inf")}}, ValueError, "labels.a: inf is not"),
+    ],
+)
+def test_what_json_does_not_have_is_refused_by_name(
+    client: Client, picture: Image.Image, params: dict[str, object], error: type[Exception], reason: str
+) -> None:
+    for image in (picture, f"file://{EXAMPLES}/house.png"):
+        with pytest.raises(error, match=reason):
+            client.submit("decompose", [image], **params)  # type: ignore[arg-type]
 
 
 def test_an_orientation_is_applied_as_with_a_file(client: Client, tmp_path: Path) -> None:

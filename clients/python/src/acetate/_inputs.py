@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, TypeAlias
 from PIL import Image, ImageOps
 
 from ._pictures import Picture
+from ._plain import plain
 
 ImageInput: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | BinaryIO | Picture | Mapping[str, Any]"
@@ -35,7 +36,7 @@ Reference: TypeAlias = "str | Mapping[str, Any]"
 _ADDRESS = re.compile(r"(s3|https?|file)://", re.IGNORECASE)
 _PIECE_BYTES = 1 << 20
 # What PNG can hold without loss.
-_PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"})
+_PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def _prepare(image: Any, server: str) -> tuple[Reference | None, Upload | None]:
     if isinstance(image, Picture):
         return _of_picture(image, server)
     if isinstance(image, Mapping):
-        return dict(image), None
+        return plain(image), None
     if isinstance(image, str) and _ADDRESS.match(image):
         return image, None
     if isinstance(image, (str, os.PathLike)):
@@ -191,15 +192,36 @@ def _of_image(image: Image.Image) -> Upload:
     if image.mode in {"RGBX", "YCbCr", "LAB", "HSV"}:
         image.convert("RGB").save(out, "PNG", compress_level=1)
         return Upload("image.png", out.getvalue())
+    if image.mode in {"I", "I;16L", "I;16B", "I;16N"}:
+        return _of_image(_of_16_bits(image))
     raise ValueError(f"a PIL image of mode {image.mode} has no single meaning as a picture; convert it to RGB or RGBA")
+
+
+def _of_16_bits(image: Image.Image) -> Image.Image:
+    """Whole numbers as PNG has them, from 0 to 65535."""
+    if image.mode != "I":
+        return image.convert("I").convert("I;16")
+    lowest, highest = image.getextrema()
+    if lowest < 0 or not 255 < highest <= 65535:  # type: ignore[operator]
+        raise ValueError(
+            f"a PIL image of mode I with values from {lowest} to {highest} has no single meaning as a picture; "
+            "convert it to L if white is 255, or to I;16 if it is 65535"
+        )
+    return image.convert("I;16")
 
 
 def _of_file(file: Any) -> Upload:
     name = getattr(file, "name", None)
     label = Path(name).name if isinstance(name, str) and name else "image"
     # An open file is sent as a stream. One that cannot be read again, or of which only the rest is meant, is read now.
-    again = hasattr(file, "seekable") and file.seekable() and file.tell() == 0
+    can_seek = hasattr(file, "seekable") and file.seekable()
+    again = can_seek and file.tell() == 0
     content = file.read(0) if again else file.read()
     if not isinstance(content, bytes):
         raise TypeError(f"{label} is open in text mode; open it with 'rb'")
+    if not again and not content:
+        # At its end, as after it was written: all of it is meant.
+        if not can_seek or file.tell() == 0:
+            raise ValueError(f"{label} is empty, or was read before and cannot be read again")
+        return Upload(label, file)
     return Upload(label, file if again else content)

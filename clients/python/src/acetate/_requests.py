@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ._inputs import Inputs
+from ._plain import plain
 
 # The names that the reference's Python pipeline has for parameters of jobs.
 _ALIASES = {"layer_num": "layers", "num_inference_steps": "steps"}
@@ -53,9 +54,9 @@ def submission(
     """Makes a submission. Without an id or a key of the caller, it gets a key of its own."""
     if id is not None and idempotency_key is not None:
         raise ValueError("give an id or an idempotency_key, not both: the server ignores the key of a job with an id")
-    body: dict[str, Any] = {"kind": kind, "params": _params(kind, params)}
-    body |= {name: value for name, value in fields.items() if value is not None}
-    body |= extra or {}
+    body: dict[str, Any] = {"kind": kind, "params": plain(_params(kind, params))}
+    body |= plain({name: value for name, value in fields.items() if value is not None})
+    body |= plain(extra or {})
     if isinstance(body.get("output"), str):
         body["output"] = {"prefix": body["output"]}
     if id is not None:

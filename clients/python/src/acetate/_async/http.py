@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
+from .._plain import plain
 from .._requests import Submission
 from .._retry import Backoff, may_repeat, never_sent
 from .._version import VERSION
@@ -46,7 +47,7 @@ class AsyncHttp:
 
     async def post(self, path: str, body: Any = None, *, idempotent: bool) -> Any:
         """Sends JSON and reads JSON."""
-        arguments = {} if body is None else {"json": body}
+        arguments = {} if body is None else {"json": plain(body)}
         return (await self.send("POST", path, idempotent=idempotent, **arguments)).json()
 
     async def submit(self, submission: Submission, stop: Stop | None = None) -> tuple[bool, Any]:

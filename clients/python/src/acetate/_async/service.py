@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from .._inputs import ImageInput, Row, inputs
 from .._pictures import Picture
+from .._plain import plain
 from .._requests import submission
 from .._sheets import Sheet, stack_body
 from .._types import BatchInfo, ExportFormat, JobInfo, Kind, Models, State
@@ -206,7 +207,7 @@ class AsyncService:
             ValueError: a picture is your own or was changed here, so the server does not have it.
         """
         body = stack_body(layers, format, self._http.url)
-        response = await self._http.send("POST", "/v1/export", json=body)
+        response = await self._http.send("POST", "/v1/export", json=plain(body))
         path = Path(to)
         await run(path.write_bytes, response.content)
         return path

@@ -12,6 +12,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
+from .._plain import plain
 from .._requests import Submission
 from .._retry import Backoff, may_repeat, never_sent
 from .._version import VERSION
@@ -48,7 +49,7 @@ class Http:
 
     def post(self, path: str, body: Any = None, *, idempotent: bool) -> Any:
         """Sends JSON and reads JSON."""
-        arguments = {} if body is None else {"json": body}
+        arguments = {} if body is None else {"json": plain(body)}
         return (self.send("POST", path, idempotent=idempotent, **arguments)).json()
 
     def submit(self, submission: Submission, stop: Stop | None = None) -> tuple[bool, Any]:

@@ -1,10 +1,10 @@
 //! Reads the parts of a request; invalid parts become problems like any other error.
 
-use std::time::Duration;
+use std::{error::Error as _, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
-    extract::{FromRequest, FromRequestParts, Path, Query, Request},
+    extract::{FromRequest, FromRequestParts, Path, Query, Request, path::ErrorKind, rejection::PathRejection},
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
 use futures_util::{StreamExt, stream};
@@ -44,8 +44,25 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for PathPar
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         match Path::<T>::from_request_parts(parts, state).await {
             Ok(Path(names)) => Ok(Self(names)),
-            Err(rejection) => Err(ApiError::bad_request(format!("the path is invalid: {}", rejection.body_text()))),
+            Err(rejection) => Err(wrong_path(&rejection)),
         }
+    }
+}
+
+/// What the library says names its own types.
+fn wrong_path(rejection: &PathRejection) -> ApiError {
+    let key = match rejection {
+        PathRejection::FailedToDeserializePathParams(failed) => match failed.kind() {
+            ErrorKind::InvalidUtf8InPathParam { key } => Some(key.clone()),
+            _ => None,
+        },
+        _ => None,
+    };
+    match key {
+        Some(key) => {
+            ApiError::bad_request(format!("{key}: the path is not UTF-8 there; write it as UTF-8, with %XX")).about(key)
+        }
+        None => ApiError::bad_request("the path is not one of this server; /openapi.json has all of them"),
     }
 }
 
@@ -59,8 +76,49 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for QueryParams<T>
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         match Query::<T>::from_request_parts(parts, state).await {
             Ok(Query(asked)) => Ok(Self(asked)),
-            Err(rejection) => Err(ApiError::bad_request(rejection.body_text())),
+            Err(rejection) => Err(wrong_query(rejection.source().map(ToString::to_string).unwrap_or_default())),
         }
+    }
+}
+
+/// What serde says about a parameter, in words. It names the parameter where it can.
+fn wrong_query(said: String) -> ApiError {
+    let is_name =
+        |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let (mut name, said) = match said.split_once(": ") {
+        Some((name, reason)) if is_name(name) => (Some(name.to_owned()), reason.to_owned()),
+        _ => (None, said),
+    };
+    let quoted = |start: &str| said.strip_prefix(start)?.split_once('`').map(|(name, rest)| (name.to_owned(), rest));
+    let reason = if let Some((unknown, rest)) = quoted("unknown field `") {
+        let known = rest.rsplit_once("expected ").map_or("", |(_, known)| known.trim_start_matches("one of "));
+        name = Some(unknown);
+        match known {
+            "" | "there are no fields" => "is not a parameter of this path, which has none".to_owned(),
+            known => format!("is not a parameter of this path, which has {known}"),
+        }
+    } else if let Some((given, rest)) = quoted("unknown variant `") {
+        let known = rest.rsplit_once("expected ").map_or("", |(_, known)| known.trim_start_matches("one of "));
+        format!("`{given}` is not one of {known}")
+    } else if let Some((twice, _)) = quoted("duplicate field `") {
+        name = Some(twice);
+        "is given twice".to_owned()
+    } else if let Some((missing, _)) = quoted("missing field `") {
+        name = Some(missing);
+        "is missing".to_owned()
+    } else {
+        match said.as_str() {
+            "invalid digit found in string" => "is not a whole number, 0 or more".to_owned(),
+            "cannot parse integer from empty string" => "is empty; give a whole number".to_owned(),
+            "number too large to fit in target type" => "is too large a number".to_owned(),
+            "invalid float literal" | "cannot parse float from empty string" => "is not a number".to_owned(),
+            "provided string was not `true` or `false`" => "is not true or false".to_owned(),
+            said => said.to_owned(),
+        }
+    };
+    match name {
+        Some(name) => ApiError::bad_request(format!("{name}: {reason}")).about(name),
+        None => ApiError::bad_request(format!("the parameters after the ? are invalid: {reason}")),
     }
 }
 

@@ -17,5 +17,5 @@ pub use list::{list, show};
 pub use request::{IdempotencyKey, InputBody, SubmitBody, check, job_request, key, resolve, reused};
 pub(super) use submit::__path_submit;
 pub use submit::submit;
-pub use upload::{StoredUpload, broken, keep, multipart, read_picture, read_text, receive, upload_one};
+pub use upload::{StoredUpload, broken, keep, multipart, of_picture, read_picture, read_text, receive, upload_one};
 pub use upload_memory::{UploadMemory, is_full};

@@ -1,6 +1,6 @@
 //! Pictures that are uploaded with a request.
 
-use std::time::Duration;
+use std::{error::Error, time::Duration};
 
 use axum::{
     extract::{FromRequest, Multipart, Request, multipart::Field},
@@ -69,7 +69,12 @@ where
 pub async fn multipart(request: Request) -> Answer<Multipart> {
     Multipart::from_request(request.map(extract::discard_rest), &())
         .await
-        .map_err(|rejection| ApiError::bad_request(rejection.body_text()))
+        // What the library says does not say what to do.
+        .map_err(|_| {
+            let reason = "has no boundary, which tells where the parts of a form begin; leave the header to the HTTP \
+                          client, as curl -F does";
+            ApiError::bad_request(format!("the Content-Type multipart/form-data {reason}")).about("Content-Type")
+        })
 }
 
 fn no_picture() -> ApiError {
@@ -121,8 +126,17 @@ pub struct StoredUpload {
 }
 
 async fn picture(api: &Api, field: Field<'_>) -> Answer<StoredUpload> {
+    let of = field.name().unwrap_or_default().to_owned();
     let (name, bytes) = read_picture(api, field).await?;
-    keep(api, &name, bytes).await
+    keep(api, &name, bytes).await.map_err(|error| of_picture(error, &of))
+}
+
+/// Says in which field a picture is that cannot be used.
+pub fn of_picture(error: ApiError, field: &str) -> ApiError {
+    match (error.code.as_ref(), &error.field) {
+        ("invalid_image" | "image_too_large", None) => error.about(field),
+        _ => error,
+    }
 }
 
 /// The name and the bytes of an uploaded file.
@@ -173,8 +187,23 @@ pub fn broken(error: axum::extract::multipart::MultipartError) -> ApiError {
     }
     match error.status() {
         StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large("the form is larger than http.max_upload_bytes"),
-        _ => ApiError::bad_request(format!("the form is invalid: {}", error.body_text())),
+        _ if is_cut_off(&error) => ApiError::bad_request("the form ends early: its last boundary is missing"),
+        _ => ApiError::bad_request(
+            "the body is not a form with the boundary of its Content-Type; leave both to the HTTP client, as curl -F does",
+        ),
     }
+}
+
+/// Whether a form has no end. The reader of forms says it only in words.
+fn is_cut_off(error: &dyn Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if error.to_string().contains("incomplete") {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// The fields other than pictures.
@@ -220,7 +249,8 @@ impl Texts {
                 }
             }
             "cfg_scale" | "cfg_until" | "min_psnr" => {
-                let number: f64 = text.trim().parse().map_err(|_| wrong("a number"))?;
+                let number = text.trim().parse().ok().filter(|number: &f64| number.is_finite());
+                let number = number.ok_or_else(|| wrong("a number"))?;
                 self.params.insert(name.to_owned(), json!(number));
             }
             "cfg_normalize" | "drift_guard" | "trim" => {

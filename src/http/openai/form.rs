@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use crate::{
     http::{
         api::Api,
-        jobs::{broken, keep, multipart, read_picture, read_text, receive},
+        jobs::{broken, keep, multipart, of_picture, read_picture, read_text, receive},
         openapi::Binary,
         problem::{Answer, ApiError},
         view::InputView,
@@ -102,12 +102,14 @@ pub async fn read(api: &Api, request: Request) -> Answer<EditForm> {
             }
         }
         let _turn = api.uploads.acquire().await;
-        if let Some((name, bytes)) = mask {
+        if let Some((_, bytes)) = mask {
             let limits = api.settings().limits;
-            let shown = name.clone();
-            let mask = tokio::task::spawn_blocking(move || mask_of_transparency(&shown, &bytes, &limits)).await;
-            let unusable = |_| JobError::InvalidImage { input: name, reason: "cannot be converted".to_owned() };
-            form.mask = Some(InputView::Upload { upload: keep(api, "mask", mask.map_err(unusable)??).await?.name });
+            let converted = move || mask_of_transparency("mask", &bytes, &limits);
+            let unusable =
+                |_| JobError::InvalidImage { input: "mask".to_owned(), reason: "cannot be converted".to_owned() };
+            let mask = tokio::task::spawn_blocking(converted).await.map_err(unusable).flatten();
+            let mask = mask.map_err(|error| of_picture(error.into(), "mask"))?;
+            form.mask = Some(InputView::Upload { upload: keep(api, "mask", mask).await?.name });
         }
         form.finish(api, pictures).await
     })
@@ -186,7 +188,8 @@ impl EditForm {
             "user" | "safety_identifier" => self.user = Some(text.to_owned()),
             "seed" | "steps" => drop(self.params.insert(name.to_owned(), json!(number()?))),
             "cfg_scale" => {
-                let scale: f64 = value.parse().map_err(|_| wrong("a number"))?;
+                let scale = value.parse().ok().filter(|scale: &f64| scale.is_finite());
+                let scale = scale.ok_or_else(|| wrong("a number"))?;
                 self.params.insert(name.to_owned(), json!(scale));
             }
             "negative_prompt" => drop(self.params.insert(name.to_owned(), json!(text))),
@@ -217,14 +220,15 @@ impl EditForm {
         let edited = if size.is_some() || background != Background::Auto {
             let (shown, bytes) = (name.clone(), bytes);
             let fitted = tokio::task::spawn_blocking(move || fitted(&shown, &bytes, &limits, size, background)).await;
-            fitted
-                .map_err(|_| JobError::InvalidImage { input: name.clone(), reason: "cannot be resized".to_owned() })??
+            let unusable = |_| JobError::InvalidImage { input: name.clone(), reason: "cannot be resized".to_owned() };
+            fitted.map_err(unusable).flatten().map_err(|error| of_picture(error.into(), "image"))?
         } else {
             bytes
         };
         pictures.push((name, edited));
         for (name, bytes) in pictures {
-            self.images.push(InputView::Upload { upload: keep(api, &name, bytes).await?.name });
+            let kept = keep(api, &name, bytes).await.map_err(|error| of_picture(error, "image"))?;
+            self.images.push(InputView::Upload { upload: kept.name });
         }
         Ok(self)
     }

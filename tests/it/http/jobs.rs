@@ -295,7 +295,13 @@ fn what_cannot_be_done_is_refused_with_its_place() {
             "Content-Type",
             "multipart",
         ),
-        (send("POST", &url, &[("content-type", "multipart/form-data")], b"{}"), 400, "bad_request", "", "oundary"),
+        (
+            send("POST", &url, &[("content-type", "multipart/form-data")], b"{}"),
+            400,
+            "bad_request",
+            "Content-Type",
+            "boundary",
+        ),
         (
             upload(&url, &[("layers", "two")], &[("image", "x.png", &picture(2, 2, [0; 4]))]),
             422,
@@ -310,7 +316,7 @@ fn what_cannot_be_done_is_refused_with_its_place() {
             "color",
             "not a field",
         ),
-        (upload(&url, &[], &[("image", "x.png", b"not a picture")]), 422, "invalid_image", "", "x.png"),
+        (upload(&url, &[], &[("image", "x.png", b"not a picture")]), 422, "invalid_image", "image", "x.png"),
         (upload(&url, &[("layers", "3")], &[]), 422, "invalid_request", "image", "curl"),
     ] {
         let problem = answer.problem(status, code);
@@ -357,6 +363,49 @@ fn ids_and_paths_lead_nowhere_else() {
     server.get(&format!("/v1/jobs/{done}/layers/1.png")).problem(404, "not_found");
     server.get(&format!("/v1/jobs/{done}/export.psd")).problem(404, "not_found");
     server.get(&format!("/v1/jobs/{done}/thumbnails/composite.png?size=100000")).problem(400, "bad_request");
+}
+
+/// Nothing of what the library says about its own types reaches a client.
+#[test]
+fn parts_of_requests_that_cannot_be_read_are_told_in_words() {
+    let place = TestDir::new();
+    let server = Server::start(&place, &[]);
+    for (path, field, wanted) in [
+        ("/v1/jobs/%ff", "id", "the path is not UTF-8 there"),
+        ("/v1/batches/%c3%28", "batch", "the path is not UTF-8 there"),
+        ("/v1/jobs?limit=many", "limit", "limit: is not a whole number, 0 or more"),
+        ("/v1/jobs?limit=-1", "limit", "limit: is not a whole number, 0 or more"),
+        ("/v1/jobs?limit=", "limit", "limit: is empty; give a whole number"),
+        ("/v1/jobs?limit=99999999999", "limit", "limit: is too large a number"),
+        ("/v1/jobs?limit=1&limit=2", "limit", "limit: is given twice"),
+        ("/v1/jobs?state=done", "state", "state: `done` is not one of `queued`, `running`"),
+        ("/v1/jobs?page=2", "page", "page: is not a parameter of this path, which has `state`, `kind`"),
+        ("/v1/batches?limit=x", "limit", "limit: is not a whole number"),
+        ("/v1/audit?after=x", "after", "after: is not a whole number"),
+    ] {
+        let problem = server.get(path).problem(400, "bad_request");
+        assert!(problem["detail"].as_str().unwrap().contains(wanted), "{path}: {problem}");
+        assert_eq!(problem["field"], field, "{path}: {problem}");
+    }
+    let part = "--b\r\nContent-Disposition: form-data; name=\"image\"; filename=\"x.png\"\r\n\r\nhalf";
+    for (kind, body, wanted) in [
+        ("multipart/form-data", "{}", "multipart/form-data has no boundary"),
+        ("multipart/form-data; boundary=b", part, "the form ends early"),
+        ("multipart/form-data; boundary=b", "--b\r\nnonsense\r\n\r\n--b--", "not a form with the boundary"),
+    ] {
+        for path in ["/v1/jobs", "/v1/inputs"] {
+            let answer = send("POST", &server.url(path), &[("content-type", kind)], body.as_bytes());
+            let problem = answer.problem(400, "bad_request");
+            assert!(problem["detail"].as_str().unwrap().contains(wanted), "{path} {kind} {body}: {problem}");
+        }
+    }
+    // A picture that is none is found in its field.
+    for field in ["image", "mask"] {
+        let files: [(&str, &str, &[u8]); 2] = [("image", "x.png", &picture(4, 4, [9; 4])), (field, "y.png", b"<html>")];
+        assert_eq!(upload(&server.url("/v1/jobs"), &[], &files).problem(422, "invalid_image")["field"], field);
+    }
+    let files: [(&str, &str, &[u8]); 1] = [("image", "x.png", &picture(4, 4, [9; 4]))];
+    upload(&server.url("/v1/jobs"), &[("cfg_scale", "nan")], &files).problem(422, "invalid_request");
 }
 
 #[test]

@@ -156,7 +156,9 @@ pub struct HistoryArgs {
 /// What happened to a job, also to one that was deleted.
 pub async fn history(submitter: &Submitter, args: HistoryArgs) -> Result<(), Failure> {
     let id = args.id.id(submitter).await?;
-    let entries = submitter.jobs.history(id).await?.ok_or_else(|| jobs::no_such_job(id))?;
+    let Some(entries) = submitter.jobs.history(id).await? else {
+        return Err(jobs::no_such_job(submitter, id).await.into());
+    };
     if args.json {
         let entries: Vec<Value> = entries.iter().map(in_json).collect();
         return output::json(&json!({ "id": id, "history": entries }));

@@ -15,8 +15,7 @@ use super::{
     export_batch::{self, BatchExport},
     global::GlobalArgs,
     job_name::JobName,
-    jobs::no_such_job,
-    output,
+    jobs, output,
     runtime::block_on,
 };
 use crate::{
@@ -154,7 +153,7 @@ impl ExportLayersArgs {
         let made = async {
             let id = name.id(&submitter).await?;
             let files = published(&submitter, id).await?;
-            let row = submitter.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
+            let row = jobs::job(&submitter, id).await?;
             let nested = NestedResult::find(&submitter.jobs, row, self.variant).await?;
             Ok::<_, JobError>((files.manifest, nested.stack(&submitter.stores).await?))
         };
@@ -186,7 +185,7 @@ impl ExportLayersArgs {
 }
 
 async fn published(submitter: &Submitter, id: JobId) -> Result<ResultFiles, JobError> {
-    let row = submitter.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
+    let row = jobs::job(submitter, id).await?;
     let Some(result) = row.published.as_ref().filter(|_| row.state == JobState::Succeeded) else {
         let hint = match row.state {
             JobState::Queued | JobState::Running => format!("; wait for it with `acetate jobs watch {id}`"),

@@ -8,7 +8,7 @@ use std::{
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::sync::watch;
 
-use super::{Failure, global::GlobalArgs, jobs::no_such_job, output, progress, view::JobJson};
+use super::{Failure, global::GlobalArgs, jobs, output, progress, view::JobJson};
 use crate::{
     app::Submitter,
     database::{BatchSummary, JobRow, Scope},
@@ -30,7 +30,7 @@ pub async fn job(global: &GlobalArgs, submitter: &Submitter, id: JobId) -> Resul
     let mut explain_later = std::pin::pin!(tokio::time::sleep(EXPLAIN_AFTER));
     let mut explained = false;
     let ended = loop {
-        let row = submitter.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
+        let row = jobs::job(submitter, id).await?;
         if row.state.is_terminal() {
             break Ok(row);
         }

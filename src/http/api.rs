@@ -22,7 +22,7 @@ use super::{
     watch::JobWatcher,
 };
 use crate::{
-    database::{Actor, CancelOutcome, JobRow, JobStore, SubmitOptions, Submitted},
+    database::{Actor, CancelOutcome, JobRow, JobStore, Rejection, SubmitOptions, Submitted},
     engine::Resident,
     job::{JobError, JobId},
     queue::Queue,
@@ -168,7 +168,23 @@ impl Api {
     }
 
     pub async fn job(&self, id: JobId) -> Answer<JobRow> {
-        self.jobs().get(id).await?.ok_or_else(|| ApiError::no_job(id))
+        match self.jobs().get(id).await? {
+            Some(row) => Ok(row),
+            None => Err(self.no_job(id).await),
+        }
+    }
+
+    /// The error for a job without a row: its message may have been refused.
+    pub async fn no_job(&self, id: JobId) -> ApiError {
+        match self.jobs().rejection(id).await {
+            Ok(Some(Rejection { received_at, error, .. })) => ApiError::not_found(format!(
+                "{id} is not a job, because its message was refused at {received_at}: {}; GET /v1/dead-letters shows \
+                 the messages that RabbitMQ keeps",
+                error.message
+            )),
+            Ok(None) => ApiError::no_job(id),
+            Err(error) => error.into(),
+        }
     }
 
     /// Accepts a job if the queue has room, and notifies the worker or relay.

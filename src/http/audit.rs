@@ -131,6 +131,6 @@ pub async fn list(State(api): State<Api>, QueryParams(asked): QueryParams<AuditQ
 #[utoipa::path(get, path = "/v1/jobs/{id}/history", tag = "audit", operation_id = "show_job_history", params(("id" = JobId, Path)),
     responses((status = 200, description = "The history", body = History), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn history(State(api): State<Api>, Id(id): Id) -> Answer<Json<History>> {
-    let entries = api.jobs().history(id).await?.ok_or_else(|| ApiError::no_job(id))?;
+    let Some(entries) = api.jobs().history(id).await? else { return Err(api.no_job(id).await) };
     Ok(Json(History { id, history: entries.into_iter().map(HistoryView::from).collect() }))
 }

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
-use super::no_such_job;
+use super::job;
 use crate::{
     app::Submitter,
     cli::{Failure, job_name::JobName, output},
@@ -35,7 +35,7 @@ pub async fn delete(submitter: &Submitter, args: DeleteArgs) -> Result<(), Failu
     let mut rows = Vec::with_capacity(args.ids.len());
     for name in &args.ids {
         let id = name.id(submitter).await?;
-        let row = submitter.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
+        let row = job(submitter, id).await?;
         if !row.state.is_terminal() {
             let reason = format!("job {id} {}; cancel it first: acetate jobs cancel {id}", row.state.predicate());
             return Err(JobError::invalid("id", reason).into());

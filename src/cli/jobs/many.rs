@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{ended, no_such_job, sweep::Sweep};
+use super::{ended, job, no_such_job, sweep::Sweep};
 use crate::{
     app::Submitter,
     cli::{
@@ -103,11 +103,11 @@ pub async fn cancel(global: &GlobalArgs, submitter: &Submitter, args: CancelArgs
         CancelOutcome::Cancelled => "cancelled".to_owned(),
         CancelOutcome::Requested => "asked to stop; it stops within one denoise step".to_owned(),
         CancelOutcome::AlreadyEnded(state) => format!("had already {}", ended(state)),
-        CancelOutcome::Unknown => return Err(no_such_job(id).into()),
+        CancelOutcome::Unknown => return Err(no_such_job(submitter, id).await.into()),
     };
     submitter.dispatch().await;
     if args.json() {
-        let row = submitter.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
+        let row = job(submitter, id).await?;
         return output::json(&JobJson::new(row, &submitter.stores)?);
     }
     output::line(&format!("job {id} {text}"))
@@ -189,7 +189,7 @@ pub async fn retry(global: &GlobalArgs, submitter: &Submitter, args: RetryArgs) 
     };
     match submitter.jobs.retry(id).await? {
         RetryOutcome::Queued(_) => {}
-        RetryOutcome::Unknown => return Err(no_such_job(id).into()),
+        RetryOutcome::Unknown => return Err(no_such_job(submitter, id).await.into()),
         RetryOutcome::Refused(state) => {
             let text = format!("job {id} {}; only failed or cancelled jobs can be retried", state.predicate());
             return Err(Failure::Job(text));
@@ -197,7 +197,7 @@ pub async fn retry(global: &GlobalArgs, submitter: &Submitter, args: RetryArgs) 
     }
     submitter.dispatch().await;
     if args.json() {
-        let row = submitter.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
+        let row = job(submitter, id).await?;
         return output::json(&Requeued { job: JobJson::new(row, &submitter.stores)?, queued: [id] });
     }
     output::line("1 job queued again")

@@ -26,6 +26,7 @@ use super::{
 use crate::{
     app::Submitter,
     config::LoadedConfig,
+    database::{JobRow, Rejection},
     job::{JobError, JobId, JobState},
     worker::WorkerName,
 };
@@ -256,7 +257,9 @@ async fn show(submitter: &Submitter, args: OneArgs) -> Result<(), Failure> {
 
 /// A message that was not a valid job, but had an id.
 async fn rejected(submitter: &Submitter, id: JobId, json: bool) -> Result<(), Failure> {
-    let Some(rejection) = submitter.jobs.rejection(id).await? else { return Err(no_such_job(id).into()) };
+    let Some(rejection) = submitter.jobs.rejection(id).await? else {
+        return Err(no_such_job(submitter, id).await.into());
+    };
     let (time, error) = (rejection.received_at, &rejection.error);
     if json {
         return output::json(&serde_json::json!({
@@ -274,7 +277,7 @@ async fn rejected(submitter: &Submitter, id: JobId, json: bool) -> Result<(), Fa
 
 async fn fetch(submitter: &Submitter, args: FetchArgs) -> Result<(), Failure> {
     let id = args.id.id(submitter).await?;
-    let row = submitter.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
+    let row = job(submitter, id).await?;
     let manifest = super::fetch::into(submitter, &row, &args.out).await?;
     if args.json {
         return output::json(&manifest);
@@ -293,6 +296,24 @@ fn ended(state: JobState) -> &'static str {
     }
 }
 
-pub fn no_such_job(id: JobId) -> JobError {
-    JobError::invalid("id", format!("there is no job {id}; `acetate jobs list` shows all jobs"))
+/// A job that the user has named.
+pub async fn job(submitter: &Submitter, id: JobId) -> Result<JobRow, JobError> {
+    match submitter.jobs.get(id).await? {
+        Some(row) => Ok(row),
+        None => Err(no_such_job(submitter, id).await),
+    }
+}
+
+/// The error for a job without a row: its message may have been refused.
+pub async fn no_such_job(submitter: &Submitter, id: JobId) -> JobError {
+    let reason = match submitter.jobs.rejection(id).await {
+        Ok(Some(Rejection { received_at, error, .. })) => format!(
+            "{id} is not a job, because its message was refused at {received_at}: {}; `acetate jobs show {id}` shows \
+             the message, and `acetate dead-letters list` those that RabbitMQ keeps",
+            error.message
+        ),
+        Ok(None) => format!("there is no job {id}; `acetate jobs list` shows all jobs"),
+        Err(error) => return error,
+    };
+    JobError::invalid("id", reason)
 }

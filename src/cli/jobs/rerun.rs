@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::no_such_job;
+use super::job;
 use crate::{
     app::Submitter,
     cli::{Failure, global::GlobalArgs, job_name::JobName, output, watch},
@@ -43,7 +43,7 @@ pub struct RerunArgs {
 
 pub async fn rerun(global: &GlobalArgs, submitter: &Submitter, args: RerunArgs) -> Result<(), Failure> {
     let id = args.id.id(submitter).await?;
-    let row = submitter.jobs.get(id).await?.ok_or_else(|| no_such_job(id))?;
+    let row = job(submitter, id).await?;
     let mut changes = Map::new();
     if let Some(seed) = args.seed {
         let Some(path) = row.request.seed_parameter() else {

@@ -27,7 +27,7 @@ pub async fn cancel(State(api): State<Api>, caller: Caller, Id(id): Id) -> Answe
         CancelOutcome::AlreadyEnded(state) => {
             return Err(ApiError::conflict(format!("job {id} has already ended ({state})")));
         }
-        CancelOutcome::Unknown => return Err(ApiError::no_job(id)),
+        CancelOutcome::Unknown => return Err(api.no_job(id).await),
     }
     Ok(Json(JobView::new(&api.job(id).await?, &api)))
 }
@@ -51,7 +51,7 @@ pub async fn retry(State(api): State<Api>, caller: Caller, Id(id): Id) -> Answer
             "job {id} {}; only failed or cancelled jobs can be retried",
             state.predicate()
         ))),
-        RetryOutcome::Unknown => Err(ApiError::no_job(id)),
+        RetryOutcome::Unknown => Err(api.no_job(id).await),
     }
 }
 

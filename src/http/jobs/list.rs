@@ -79,6 +79,6 @@ pub async fn list(State(api): State<Api>, QueryParams(asked): QueryParams<JobQue
 #[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs", operation_id = "show_job", params(("id" = JobId, Path)),
     responses((status = 200, description = "The job", body = JobView), (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn show(State(api): State<Api>, Id(id): Id) -> Answer<Json<JobView>> {
-    let (row, attempts) = api.jobs().get_with_attempts(id).await?.ok_or_else(|| ApiError::no_job(id))?;
+    let Some((row, attempts)) = api.jobs().get_with_attempts(id).await? else { return Err(api.no_job(id).await) };
     Ok(Json(JobView::new(&row, &api).with_history(attempts)))
 }

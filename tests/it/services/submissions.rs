@@ -252,6 +252,14 @@ async fn a_raw_message_is_a_submission_and_a_bad_one_is_put_aside() {
     }
     let shown = world.json(&["jobs", "show", &bad, "--json"]).await;
     assert_eq!((&shown["state"], &shown["error"]["code"]), (&json!("failed"), &json!("invalid_request")), "{shown:#}");
+    for args in [["jobs", "watch", &bad], ["jobs", "cancel", &bad], ["jobs", "retry", &bad], ["jobs", "history", &bad]]
+    {
+        let ran = world.run(&args).await;
+        assert_eq!(ran.code, Some(2), "{args:?}: {ran:?}");
+        for wanted in ["its message was refused at", "0 is not known", "acetate dead-letters list"] {
+            assert!(ran.stderr.contains(wanted), "{args:?}: {ran:?}");
+        }
+    }
     let told = tokio::time::timeout(TIMEOUT, failures.next()).await.expect("whoever sent it hears of it").unwrap();
     let told: Value = serde_json::from_slice(&told.body).unwrap();
     assert_eq!((&told["id"], &told["error"]["code"]), (&json!(bad), &json!("invalid_request")), "{told:#}");

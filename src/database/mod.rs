@@ -1,8 +1,8 @@
 //! Job rows: the request, the worker, the progress and the outcome. All SQL is here.
 //!
 //! The database owns the state. A claim increments the row's epoch in one statement and draws an id; every later write
-//! names both ([`Fence`]) and changes nothing if the row has moved on. So a worker that lost its lease cannot change the
-//! row, and gets [`Fenced::Lost`].
+//! names both ([`Fence`]) and changes nothing if the row has moved on. So a worker that lost its lease cannot change
+//! the row, and gets [`Fenced::Lost`].
 //!
 //! Every other change is decided on a row that was read (`transitions.rs`, without a database) and written only if the
 //! row has not changed since: SQLite holds its write lock in between, Postgres compares and retries. With

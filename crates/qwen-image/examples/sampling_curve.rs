@@ -5,8 +5,8 @@
 //!
 //! CASES is `{"model": DIR, "cases": [{"image": FILE, "prompt": TEXT, "instruction": TEXT, "layers": N, "seed": N}]}`;
 //! a case with an instruction is an edit. POINTS is a list of
-//! `{"name", "sampler", "steps" or "sigmas", "step_cache", "cfg_until"}`; the first is the converged solution. Prints a line of
-//! JSON for each case and point, and writes the pictures as `OUT/{point}-{case}.safetensors`.
+//! `{"name", "sampler", "steps" or "sigmas", "step_cache", "cfg_until"}`; the first is the converged solution. Prints a
+//! line of JSON for each case and point, and writes the pictures as `OUT/{point}-{case}.safetensors`.
 
 use std::{collections::HashMap, env, error::Error, fs, path::Path};
 

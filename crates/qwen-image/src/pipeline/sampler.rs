@@ -92,8 +92,8 @@ impl Solver<'_> {
         }
     }
 
-    /// Corrects the latents along the parabola through the last three velocities (Adams-Moulton), then predicts the next
-    /// ones along the line through the last two (Adams-Bashforth). The steps may have different lengths. With the
+    /// Corrects the latents along the parabola through the last three velocities (Adams-Moulton), then predicts the
+    /// next ones along the line through the last two (Adams-Bashforth). The steps may have different lengths. With the
     /// parabola, 20 steps come 1 to 2 dB nearer to the converged solution than with a line; a parabola for the
     /// prediction, too, is worse.
     fn abm2(&mut self, latents: Tensor, velocity: Tensor, step: usize) -> Result<Tensor> {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{
     Fields, RowPicture,
     listed::why_not,
-    pictures::{ChosenPictures, Wanted, base, choose},
+    pictures::{ChosenPictures, WantedPictures, base, choose},
 };
 use crate::job::{DecomposeParams, EditParams, JobError, JobId, JobKind, value_from_slice};
 
@@ -144,7 +144,7 @@ impl ColumnMapping {
             }
         }
         let named = self.renamed.iter().filter(|(field, _)| is_picture(field));
-        let wanted = Wanted {
+        let wanted = WantedPictures {
             kind,
             named: named.map(|(_, column)| column.as_str()).collect(),
             mask: self.renamed.iter().find(|(field, _)| field == "mask").map(|(_, column)| column.as_str()),

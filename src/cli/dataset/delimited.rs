@@ -17,14 +17,14 @@ const NOT_CLOSED: &str = "a quote is not closed, so that the rest of the file be
 const SAVE_AS_UTF8: &str = "save it as \"CSV UTF-8\"";
 
 /// A table whose header is read.
-struct Table {
+struct OpenTable {
     reader: csv::Reader<Box<dyn Read>>,
     header: StringRecord,
-    lines: text::Lines,
+    lines: text::RowLines,
     row_start: text::RowStart,
 }
 
-fn open(path: &Path, separator: Option<u8>) -> Result<Table, JobError> {
+fn open(path: &Path, separator: Option<u8>) -> Result<OpenTable, JobError> {
     let wrong = |reason: String| JobError::invalid("--from", format!("{}: {reason}", path.display()));
     let (first, text) = text::peek_line(path, text::open(path, SAVE_AS_UTF8)?)?;
     let (named, text) = without_excels_line(&first, text, path)?;
@@ -43,7 +43,7 @@ fn open(path: &Path, separator: Option<u8>) -> Result<Table, JobError> {
         };
     }
     check_header(&header).map_err(wrong)?;
-    Ok(Table { reader, header, lines, row_start })
+    Ok(OpenTable { reader, header, lines, row_start })
 }
 
 /// The names of the columns; nothing if the file cannot be read, which reading it tells.
@@ -54,7 +54,7 @@ pub fn columns(path: &Path, separator: Option<u8>) -> Option<Vec<String>> {
 
 /// Reads a file. `separator`: absent, the one that the first line has.
 pub fn read(path: &Path, separator: Option<u8>, sink: &mut Sink) -> Result<(), JobError> {
-    let Table { mut reader, header, lines, row_start } = open(path, separator)?;
+    let OpenTable { mut reader, header, lines, row_start } = open(path, separator)?;
     let mut number = 0;
     let mut record = StringRecord::new();
     loop {

@@ -4,7 +4,7 @@ use super::{RowPicture, columns::may_be_a_picture, listed};
 use crate::job::{JobError, JobKind};
 
 /// What a job takes of the pictures of its row.
-pub struct Wanted<'a> {
+pub struct WantedPictures<'a> {
     pub kind: JobKind,
     /// The columns that `--column` names as its pictures.
     pub named: Vec<&'a str>,
@@ -65,7 +65,7 @@ fn takes_several(kind: JobKind) -> bool {
 }
 
 /// The pictures that `--column` names, those of `image` or `images`, or those of the only column; and the mask.
-pub fn choose(mut pictures: Vec<RowPicture>, wanted: &Wanted<'_>) -> Result<ChosenPictures, JobError> {
+pub fn choose(mut pictures: Vec<RowPicture>, wanted: &WantedPictures<'_>) -> Result<ChosenPictures, JobError> {
     let is_named = |picture: &RowPicture| wanted.named.iter().chain(&wanted.mask).any(|name| picture.is_of(name));
     // Hashes and embeddings are bytes, too.
     pictures.retain(|picture| is_named(picture) || picture.looks_like_one());
@@ -142,7 +142,7 @@ mod tests {
             name: String::new(),
             bytes: if column.contains("hash") { vec![0xff, 0xfe] } else { PNG.to_vec() },
         };
-        let wanted = Wanted { kind, named: named.to_vec(), mask, has_picture: false, has_mask: false };
+        let wanted = WantedPictures { kind, named: named.to_vec(), mask, has_picture: false, has_mask: false };
         let chosen = choose(columns.iter().map(picture).collect(), &wanted).map_err(|error| error.to_string())?;
         let columns: Vec<_> = chosen.pictures.into_iter().map(|picture| picture.column).collect();
         Ok(format!("{} | {}", columns.join(" "), chosen.mask.map_or_else(String::new, |mask| mask.column)))

@@ -160,13 +160,13 @@ pub struct CountedLines<R> {
     text: R,
     at: u64,
     last: u8,
-    lines: Lines,
+    lines: RowLines,
 }
 
 /// Tells in which line a row begins. Its reader counts `\r\n` as the end of a line before the `\n`, and empty lines as
 /// parts of the row behind them.
 #[derive(Clone)]
-pub struct Lines(Rc<RefCell<LineEnds>>);
+pub struct RowLines(Rc<RefCell<LineEnds>>);
 
 struct LineEnds {
     /// The line at the first of the ends.
@@ -177,8 +177,8 @@ struct LineEnds {
 
 impl<R: Read> CountedLines<R> {
     /// `first`: the number of the first line.
-    pub fn of(text: R, first: u64) -> (Self, Lines) {
-        let lines = Lines(Rc::new(RefCell::new(LineEnds { line: first, ends: VecDeque::new() })));
+    pub fn of(text: R, first: u64) -> (Self, RowLines) {
+        let lines = RowLines(Rc::new(RefCell::new(LineEnds { line: first, ends: VecDeque::new() })));
         (Self { text, at: 0, last: 0, lines: lines.clone() }, lines)
     }
 }
@@ -198,7 +198,7 @@ impl<R: Read> Read for CountedLines<R> {
     }
 }
 
-impl Lines {
+impl RowLines {
     /// The line of a row, by the place where the one before it ended. Rows have to come in their order.
     pub fn of_row(&self, place: u64) -> u64 {
         let mut lines = self.0.borrow_mut();

@@ -13,7 +13,7 @@ use crate::{
 const PAGE: usize = 500;
 
 /// Takes the rows apart that name pictures of jobs which do not exist.
-pub async fn look_up(
+pub async fn find_earlier(
     submitter: &Submitter,
     rows: Vec<Ready>,
 ) -> Result<(Vec<Ready>, Vec<(Ready, JobError)>), JobError> {

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use super::{
     bulk::SubmitReport,
-    earlier::look_up,
+    earlier::find_earlier,
     prepare::{Preparation, Ready, Refused, put_into_store, upload},
     rejects::Rejects,
     row::RowDefaults,
@@ -265,7 +265,7 @@ impl<'a> BulkPass<'a> {
     }
 
     async fn flush(&mut self) -> Result<(), Failure> {
-        let (there, missing) = look_up(self.submitter, std::mem::take(&mut self.chunk)).await?;
+        let (there, missing) = find_earlier(self.submitter, std::mem::take(&mut self.chunk)).await?;
         self.chunk = there;
         missing.into_iter().try_for_each(|(ready, error)| self.refuse(refused(ready, error)))?;
         match self.act {

@@ -25,17 +25,17 @@ impl From<HubError> for JobError {
             HubError::NoSmallModel { small, .. } | HubError::NoCacheFolder { small } => {
                 Self::ModelNotFound { model: small.name().to_owned(), reason: without_id(small.name()) }
             }
-            HubError::NotFound { ref id, .. } | HubError::Offline { ref id, .. } if is_data_set(id) => {
+            HubError::NotFound { ref id, .. } | HubError::Offline { ref id, .. } if is_dataset(id) => {
                 Self::invalid("--from", reason)
             }
-            HubError::Unauthorized { ref id, .. } if is_data_set(id) => {
+            HubError::Unauthorized { ref id, .. } if is_dataset(id) => {
                 Self::InputForbidden { input: address(id), reason }
             }
             HubError::Checksum { ref id, .. }
             | HubError::Unreachable { ref id, .. }
             | HubError::Network { ref id, .. }
             | HubError::Listing { ref id, .. }
-                if is_data_set(id) =>
+                if is_dataset(id) =>
             {
                 Self::input_unreachable(address(id), without_id(id)).caused_by(error)
             }
@@ -54,8 +54,8 @@ impl From<HubError> for JobError {
                 let failed = Self::download(id.clone(), without_id(id));
                 failed.caused_by(error)
             }
-            // Only `--from` names data sets.
-            HubError::DataSetReference { .. } | HubError::NoFiles { .. } => Self::invalid("--from", reason),
+            // Only `--from` names datasets.
+            HubError::DatasetReference { .. } | HubError::NoFiles { .. } => Self::invalid("--from", reason),
             HubError::Endpoint { .. } => Self::invalid("hub.endpoint", reason),
             HubError::Pickle { id, .. } | HubError::NotAModel { id, .. } => Self::ModelInvalid { model: id, reason },
             HubError::Io { path, source } if source.kind() == ErrorKind::StorageFull => {
@@ -105,7 +105,7 @@ fn explain(error: &HubError) -> String {
             taken_for_id(id)
         ),
         HubError::Offline { id, revision, cache } => {
-            let pull = match is_data_set(id) {
+            let pull = match is_dataset(id) {
                 true => format!("acetate submit KIND --from {}@{revision} --dry-run", address(id)),
                 false => format!("acetate models pull {id}@{revision}"),
             };
@@ -124,19 +124,19 @@ fn explain(error: &HubError) -> String {
     }
 }
 
-/// Nothing for a data set, which has its own prefix.
+/// Nothing for a dataset, which has its own prefix.
 fn taken_for_id(id: &str) -> String {
-    match is_data_set(id) {
+    match is_dataset(id) {
         true => String::new(),
         false => format!(" (there is no folder {id}, so it was used as a hub id)"),
     }
 }
 
-fn is_data_set(id: &str) -> bool {
+fn is_dataset(id: &str) -> bool {
     id.starts_with("datasets/") && id.matches('/').count() == 2
 }
 
-/// The address of a data set, as `--from` takes it.
+/// The address of a dataset, as `--from` takes it.
 fn address(id: &str) -> String {
     format!("hf://{id}")
 }
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_of_a_data_set_do_not_speak_of_models() {
+    fn errors_of_a_dataset_do_not_speak_of_models() {
         let (id, revision, reason) = ("datasets/Org/Set".to_owned(), "main".to_owned(), "HTTP 500".to_owned());
         let (endpoint, cache) = ("https://hub.example".to_owned(), PathBuf::from("/cache"));
         let (file, hash) = ("a.csv".to_owned(), "0".repeat(40));

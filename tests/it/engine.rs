@@ -293,7 +293,7 @@ async fn a_device_that_this_build_cannot_drive_is_refused_at_once() {
     }
     let options = PipelineOptions { device: DeviceChoice::Cuda(0), ..PipelineOptions::default() };
     let config = with_options(Path::new("unused"), options);
-    insta::assert_snapshot!(Engine::start(&config).unwrap_err(), @"device: this build has no CUDA; use cpu, or a build with the `cuda` feature");
+    insta::assert_snapshot!(Engine::start(&config).unwrap_err(), @"qwen_image.device: this build has no CUDA; use cpu, or a build with the `cuda` feature");
 }
 
 #[tokio::test]

@@ -1,11 +1,11 @@
-//! Data sets of the Hugging Face hub: `hf://datasets/ORG/NAME`, downloaded into the cache of its own tools.
+//! Datasets of the Hugging Face hub: `hf://datasets/ORG/NAME`, downloaded into the cache of its own tools.
 
 use std::{
     collections::HashSet,
     path::{Component, Path, PathBuf},
 };
 
-use qwen_image::hub::{DataSetRef, HubConfig, resolve_data_set};
+use qwen_image::hub::{DatasetRef, HubConfig, resolve_dataset};
 use serde_json::Value;
 
 use super::{
@@ -24,7 +24,7 @@ use crate::{
 };
 
 const PREFIX: &str = "hf://datasets/";
-/// What a data set's rows are in, besides pictures.
+/// What a dataset's rows are in, besides pictures.
 const DATA: [&str; 9] = [".parquet", ".tar", ".tar.gz", ".tgz", ".jsonl", ".csv", ".tsv", ".jsonl.gz", ".csv.gz"];
 
 pub fn is_on_hub(text: &str) -> bool {
@@ -35,15 +35,15 @@ pub fn is_on_hub(text: &str) -> bool {
 /// that it names.
 pub fn pull(global: &GlobalArgs, config: &HubConfig, address: &str) -> Result<PathBuf, Failure> {
     let Some(name) = address.strip_prefix(PREFIX) else {
-        let reason = format!("`{address}` is not a data set of the hub; write {PREFIX}ORG/NAME");
+        let reason = format!("`{address}` is not a dataset of the hub; write {PREFIX}ORG/NAME");
         return Err(JobError::invalid("--from", reason).into());
     };
-    let data_set = DataSetRef::parse(name).map_err(JobError::from)?;
+    let dataset = DatasetRef::parse(name).map_err(JobError::from)?;
     let mut bar = download_bar(global.progress_style() == ProgressStyle::Bar, || false);
-    let path = data_set.path.as_str();
+    let path = dataset.path.as_str();
     let is_named = |file: &str| file == path && DatasetSource::is_file_name(file);
-    let snapshot = resolve_data_set(config, &data_set, &|file| is_named(file) || is_data(file), &mut bar)
-        .map_err(JobError::from)?;
+    let snapshot =
+        resolve_dataset(config, &dataset, &|file| is_named(file) || is_data(file), &mut bar).map_err(JobError::from)?;
     if path.is_empty() {
         return Ok(snapshot.folder);
     }
@@ -51,10 +51,10 @@ pub fn pull(global: &GlobalArgs, config: &HubConfig, address: &str) -> Result<Pa
     let named = if place.is_file() { named_by(&place, path)? } else { HashSet::new() };
     if !named.is_empty() {
         // Of the same commit, although the branch may have moved on.
-        let revision = snapshot.revision.clone().unwrap_or_else(|| data_set.revision.clone());
-        let whole = DataSetRef { path: String::new(), revision, ..data_set.clone() };
+        let revision = snapshot.revision.clone().unwrap_or_else(|| dataset.revision.clone());
+        let whole = DatasetRef { path: String::new(), revision, ..dataset.clone() };
         let wanted = |file: &str| file == path || named.contains(file);
-        resolve_data_set(config, &whole, &wanted, &mut bar).map_err(JobError::from)?;
+        resolve_dataset(config, &whole, &wanted, &mut bar).map_err(JobError::from)?;
     }
     Ok(place)
 }
@@ -65,7 +65,7 @@ fn is_data(path: &str) -> bool {
     is_hidden(path).is_none() && (is_picture(ending) || DATA.iter().any(|data| name.ends_with(data)))
 }
 
-/// What may be a file of the data set in the rows of a manifest at `path`. Wrong rows are told when they are submitted.
+/// What may be a file of the dataset in the rows of a manifest at `path`. Wrong rows are told when they are submitted.
 fn named_by(file: &Path, path: &str) -> Result<HashSet<String>, JobError> {
     let source = DatasetSource::parse(&file.display().to_string())?;
     let mut named = HashSet::new();
@@ -89,7 +89,7 @@ fn named_by(file: &Path, path: &str) -> Result<HashSet<String>, JobError> {
     Ok(read.map_or_else(|_| HashSet::new(), |()| named))
 }
 
-/// Adds the texts of a value, as paths in the data set.
+/// Adds the texts of a value, as paths in the dataset.
 fn add(value: &Value, folder: &str, named: &mut HashSet<String>) {
     match value {
         Value::String(text) => named.extend(inside(folder, text)),
@@ -99,7 +99,7 @@ fn add(value: &Value, folder: &str, named: &mut HashSet<String>) {
     }
 }
 
-/// A path that is relative to a folder of the data set, as the hub lists it; nothing if it leads out of it.
+/// A path that is relative to a folder of the dataset, as the hub lists it; nothing if it leads out of it.
 fn inside(folder: &str, text: &str) -> Option<String> {
     let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
     for part in Path::new(text).components() {
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_in_a_manifest_are_paths_of_the_data_set() {
+    fn names_in_a_manifest_are_paths_of_the_dataset() {
         for (folder, text, path) in [
             ("sub", "a.png", Some("sub/a.png")),
             ("", "./x/a.png", Some("x/a.png")),

@@ -1,4 +1,4 @@
-//! Parquet files: columns with addresses, or with the pictures themselves, as Hugging Face's data sets have them.
+//! Parquet files: columns with addresses, or with the pictures themselves, as Hugging Face's datasets have them.
 
 use std::{collections::HashMap, fs::File, path::Path, sync::Arc};
 

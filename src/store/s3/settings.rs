@@ -66,7 +66,7 @@ pub struct BucketSettings {
     pub endpoint: Option<String>,
     pub region: Option<String>,
     pub path_style: Option<PathStyle>,
-    /// Requests are not signed, as for public data sets.
+    /// Requests are not signed, as for public datasets.
     pub anonymous: bool,
     /// The requester pays for the requests and the transfer.
     pub requester_pays: bool,

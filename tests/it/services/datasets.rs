@@ -371,9 +371,9 @@ async fn a_service_refuses_forbidden_addresses_when_they_are_submitted() {
     assert_eq!(world.json(&["jobs", "list", "--json"]).await["jobs"], json!([]));
 }
 
-/// A data set that is in the cache of the hub's tools already.
+/// A dataset that is in the cache of the hub's tools already.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_data_set_of_the_hub_is_a_source() {
+async fn a_dataset_of_the_hub_is_a_source() {
     let mut world = World::embedded();
     let (commit, hash) = ("0123456789abcdef0123456789abcdef01234567", "a".repeat(40));
     let repo = world.place.path("hub/datasets--Org--Set");

@@ -19,7 +19,7 @@ use super::HubError;
 use super::filter::INDEX;
 use super::hash::ContentHash;
 use super::listing::{RemoteFile, RepoListing};
-use super::reference::{data_set, is_commit};
+use super::reference::{dataset, is_commit};
 
 pub(super) struct RepoCache {
     cache: Cache,
@@ -30,9 +30,9 @@ pub(super) struct RepoCache {
 }
 
 impl RepoCache {
-    /// `id` is that of a model, or of a data set after `datasets/`.
+    /// `id` is that of a model, or of a dataset after `datasets/`.
     pub fn new(cache_dir: &Path, id: &str) -> Self {
-        let (kind, id) = match data_set(id) {
+        let (kind, id) = match dataset(id) {
             Some(id) => (RepoType::Dataset, id),
             None => (RepoType::Model, id),
         };
@@ -70,7 +70,7 @@ impl RepoCache {
 
     /// The commit that `refs/` has for this revision.
     fn commit_in_refs(&self, revision: &str) -> Option<String> {
-        // hf-hub looks a file up, and data sets and LoRAs have none of a known name.
+        // hf-hub looks a file up, and datasets and LoRAs have none of a known name.
         let Some(index) = self.at(revision).get(INDEX) else {
             let commit = fs::read_to_string(self.root.join("refs").join(revision)).ok()?;
             return Some(commit.trim().to_owned()).filter(|commit| is_commit(commit));

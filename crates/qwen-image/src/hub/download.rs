@@ -9,7 +9,7 @@ use super::event::{DownloadEvent, Events, emit};
 use super::hash::Hasher;
 use super::http::{Client, Piece, ResponseBody, TransferError, encode_part, encode_path, pause};
 use super::listing::{RemoteFile, RepoListing};
-use super::reference::{data_set, is_commit};
+use super::reference::{dataset, is_commit};
 use super::retry::TransferBackoff;
 use super::{HubError, Retry};
 
@@ -48,7 +48,7 @@ impl From<HubError> for DownloadFault {
 impl Download<'_> {
     /// Requests the commit of the revision, and its files.
     pub fn listing(&self, events: &mut Events<'_>) -> Result<RepoListing, HubError> {
-        let models = if data_set(self.id).is_some() { "" } else { "models/" };
+        let models = if dataset(self.id).is_some() { "" } else { "models/" };
         let path = format!("api/{models}{}/revision/{}?blobs=true", self.id, encode_part(self.revision));
         let mut backoff = TransferBackoff::new(self.retry);
         let mut unanswered = 0;

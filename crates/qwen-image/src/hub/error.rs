@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use super::Small;
-use super::reference::data_set;
+use super::reference::dataset;
 
-/// Why a model, a LoRA or a data set is not available.
+/// Why a model, a LoRA or a dataset is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
     /// A text that names no model.
@@ -40,15 +40,15 @@ pub enum HubError {
         /// The .safetensors files that it has, or the first of them.
         found: Vec<String>,
     },
-    /// A text that names no data set.
-    #[error("{text:?} is not the name of a data set: {reason}; write hf://datasets/ORG/NAME")]
-    DataSetReference {
+    /// A text that names no dataset.
+    #[error("{text:?} is not the name of a dataset: {reason}; write hf://datasets/ORG/NAME")]
+    DatasetReference {
         /// The text.
         text: String,
         /// What is wrong with it.
         reason: String,
     },
-    /// A data set without files below the path.
+    /// A dataset without files below the path.
     #[error("{id}@{revision} has no files that were asked for; check the path behind the name")]
     NoFiles {
         /// The hub id.
@@ -240,9 +240,9 @@ impl HubError {
     }
 }
 
-/// Explains why a name that may have been meant as a path is looked up on the hub. A data set's is none.
+/// Explains why a name that may have been meant as a path is looked up on the hub. A dataset's is none.
 fn taken_for_id(id: &str) -> String {
-    match data_set(id) {
+    match dataset(id) {
         Some(_) => String::new(),
         None => format!(" (there is no folder {id}, so it was used as a hub id)"),
     }

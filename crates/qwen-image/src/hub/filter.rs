@@ -2,7 +2,7 @@
 
 use super::HubError;
 use super::listing::{RemoteFile, RepoListing};
-use super::reference::data_set;
+use super::reference::dataset;
 
 /// Names the components of a model in diffusers' layout.
 pub(super) const INDEX: &str = "model_index.json";
@@ -39,7 +39,7 @@ pub(super) fn select<'a>(
     let files: Vec<_> = listing.files.iter().filter(|file| wanted(&file.path)).collect();
     if plain_files {
         let (id, revision) = (id.to_owned(), listing.commit.clone());
-        return match (files.is_empty(), data_set(&id)) {
+        return match (files.is_empty(), dataset(&id)) {
             (false, _) => Ok(files),
             (true, Some(_)) => Err(HubError::NoFiles { id, revision }),
             (true, None) => {

@@ -33,7 +33,7 @@ pub use event::{DownloadEvent, Events};
 pub use filter::diffusers_files;
 pub use list::{CachedModel, CachedRevision, list, size_of};
 pub use lora::{LORA_STRENGTH, Lora, LoraSource, resolve_lora};
-pub use reference::{DataSetRef, ModelRef};
+pub use reference::{DatasetRef, ModelRef};
 pub use small::{Small, SmallModelPaths};
 
 use std::fs;
@@ -95,18 +95,18 @@ pub fn find_local(config: &HubConfig, model: &ModelRef, wanted: &dyn Fn(&str) ->
     }
 }
 
-/// Finds a data set, and downloads what is missing, as [`resolve`] does for models. Of a data set with a path, only
+/// Finds a dataset, and downloads what is missing, as [`resolve`] does for models. Of a dataset with a path, only
 /// what is below it.
 ///
 /// # Errors
 /// See [`HubError`].
-pub fn resolve_data_set(
+pub fn resolve_dataset(
     config: &HubConfig,
-    data_set: &DataSetRef,
+    dataset: &DatasetRef,
     wanted: &dyn Fn(&str) -> bool,
     events: &mut Events<'_>,
 ) -> Result<Snapshot, HubError> {
-    let DataSetRef { id, revision, path } = data_set;
+    let DatasetRef { id, revision, path } = dataset;
     let below = |file: &str| {
         let rest = file.strip_prefix(path.as_str());
         path.is_empty() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))

@@ -64,9 +64,9 @@ impl fmt::Display for ModelRef {
     }
 }
 
-/// A data set on the hub.
+/// A dataset on the hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DataSetRef {
+pub struct DatasetRef {
     /// `Org/Name`.
     pub id: String,
     /// A branch, a tag or a commit.
@@ -75,13 +75,13 @@ pub struct DataSetRef {
     pub path: String,
 }
 
-impl DataSetRef {
+impl DatasetRef {
     /// Parses `Org/Name[@REVISION][/PATH]`; a revision with slashes cannot be given together with a path.
     ///
     /// # Errors
     /// [`HubError::Reference`] for anything else.
     pub fn parse(text: &str) -> Result<Self, HubError> {
-        let refuse = |reason: &str| HubError::DataSetReference { text: text.to_owned(), reason: reason.to_owned() };
+        let refuse = |reason: &str| HubError::DatasetReference { text: text.to_owned(), reason: reason.to_owned() };
         let mut parts = text.trim_end_matches('/').splitn(3, '/');
         let (organization, name) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
         let (name, revision) = name.split_once('@').unwrap_or((name, DEFAULT_REVISION));
@@ -93,14 +93,14 @@ impl DataSetRef {
         }
         let path = parts.next().unwrap_or_default();
         if path.split('/').any(|part| matches!(part, "." | "..")) || path.contains('\\') {
-            return Err(refuse("the path leaves the data set"));
+            return Err(refuse("the path leaves the dataset"));
         }
         Ok(Self { id: format!("{organization}/{name}"), revision: revision.to_owned(), path: path.to_owned() })
     }
 }
 
-/// The id of a data set, if this is the address of one on the hub: `datasets/Org/Name`. A model's has two parts.
-pub(super) fn data_set(id: &str) -> Option<&str> {
+/// The id of a dataset, if this is the address of one on the hub: `datasets/Org/Name`. A model's has two parts.
+pub(super) fn dataset(id: &str) -> Option<&str> {
     id.strip_prefix("datasets/").filter(|id| id.contains('/'))
 }
 

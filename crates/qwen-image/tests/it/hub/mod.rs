@@ -3,7 +3,7 @@
 mod server;
 
 mod cache;
-mod data_sets;
+mod datasets;
 mod faults;
 mod loras;
 mod names;
@@ -139,7 +139,7 @@ fn kind(error: &HubError) -> &'static str {
         | HubError::Unreachable { .. }
         | HubError::Network { .. }
         | HubError::Listing { .. } => "download",
-        HubError::Endpoint { .. } | HubError::DataSetReference { .. } | HubError::NoFiles { .. } => "invalid_request",
+        HubError::Endpoint { .. } | HubError::DatasetReference { .. } | HubError::NoFiles { .. } => "invalid_request",
         HubError::Pickle { .. } | HubError::NotAModel { .. } => "model_invalid",
         HubError::Io { .. } | HubError::Unpack { .. } => "storage",
         HubError::Cancelled => "cancelled",

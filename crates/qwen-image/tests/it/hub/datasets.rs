@@ -1,15 +1,15 @@
-//! Data sets, which have addresses and folders of their own.
+//! Datasets, which have addresses and folders of their own.
 
 use std::fs;
 use std::ops::ControlFlow;
 
-use qwen_image::hub::{DataSetRef, HubConfig, HubError, resolve_data_set};
+use qwen_image::hub::{DatasetRef, HubConfig, HubError, resolve_dataset};
 
 use super::server::{COMMIT, Hub, ID};
 use super::{noise, quick};
 
 #[test]
-fn a_data_set_is_fetched_below_its_path_into_its_own_folder() {
+fn a_dataset_is_fetched_below_its_path_into_its_own_folder() {
     let files = [
         ("README.md", b"not needed".to_vec()),
         ("data/train-0.parquet", noise(3000, 3)),
@@ -21,8 +21,8 @@ fn a_data_set_is_fetched_below_its_path_into_its_own_folder() {
     let config = quick(HubConfig::new(&hub.endpoint, folder.path()));
     let wanted = |path: &str| path.ends_with(".parquet");
     let pull = |config: &HubConfig, path: &str| {
-        let data_set = DataSetRef::parse(&format!("{ID}{path}")).unwrap();
-        resolve_data_set(config, &data_set, &wanted, &mut |_| ControlFlow::Continue(()))
+        let dataset = DatasetRef::parse(&format!("{ID}{path}")).unwrap();
+        resolve_dataset(config, &dataset, &wanted, &mut |_| ControlFlow::Continue(()))
     };
     let snapshot = pull(&config, "/data/").unwrap();
     assert_eq!(snapshot.folder, folder.path().join(format!("datasets--Org--Model/snapshots/{COMMIT}")));
@@ -48,13 +48,13 @@ fn a_data_set_is_fetched_below_its_path_into_its_own_folder() {
 }
 
 #[test]
-fn names_of_data_sets_have_two_parts_and_stay_inside() {
-    let parsed = DataSetRef::parse("Org/Name@refs-pr/data/a.parquet").unwrap();
+fn names_of_datasets_have_two_parts_and_stay_inside() {
+    let parsed = DatasetRef::parse("Org/Name@refs-pr/data/a.parquet").unwrap();
     assert_eq!(
         (parsed.id.as_str(), parsed.revision.as_str(), parsed.path.as_str()),
         ("Org/Name", "refs-pr", "data/a.parquet")
     );
     for wrong in ["Name", "", "/Org/Name", "Org/Name/../x", "Org/Na me", "Org/Name@../x", "../Org/Name"] {
-        assert!(DataSetRef::parse(wrong).is_err(), "{wrong}");
+        assert!(DatasetRef::parse(wrong).is_err(), "{wrong}");
     }
 }

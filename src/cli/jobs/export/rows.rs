@@ -3,12 +3,13 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use serde_json::{Map, Value, json};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::sample::is_exported;
 use crate::{
     app::Submitter,
     cli::jobs::results::prompt,
-    database::{DatasetJob, DatasetPlace, JobRow},
+    database::{DatasetJob, DatasetPlace, JobRow, JobStore},
     job::{BatchId, FileEntry, InputRef, JobError, JobId, LayerRole, Placement},
 };
 
@@ -39,55 +40,85 @@ pub struct ExportedRow {
     pub job: JobRow,
 }
 
-pub struct ResultRows<'a> {
-    submitter: &'a Submitter,
-    batch: &'a BatchId,
+pub struct ResultRows {
+    jobs: JobStore,
+    batch: BatchId,
     page: VecDeque<ExportedRow>,
-    next: PageCursor,
+    /// The next page, which is read while the rows of this one are used.
+    coming: Option<AbortOnDropHandle<Result<ResultPage, JobError>>>,
     /// The number and the job of the last row, and how many rows before it have both.
     last: Option<(u64, JobId, u32)>,
 }
 
-/// Where the next page begins.
+/// Where a page begins.
 enum PageCursor {
     Dataset(Option<DatasetPlace>),
     Outside(Option<JobId>),
-    End,
 }
 
-impl<'a> ResultRows<'a> {
-    pub fn of(submitter: &'a Submitter, batch: &'a BatchId) -> Self {
-        Self { submitter, batch, page: VecDeque::new(), next: PageCursor::Dataset(None), last: None }
+struct ResultPage {
+    rows: Vec<ExportedRow>,
+    /// None: it is the last one.
+    next: Option<PageCursor>,
+}
+
+impl ResultRows {
+    pub fn of(submitter: &Submitter, batch: &BatchId) -> Self {
+        let (jobs, batch) = (submitter.jobs.clone(), batch.clone());
+        let mut rows = Self { jobs, batch, page: VecDeque::new(), coming: None, last: None };
+        rows.begin(PageCursor::Dataset(None));
+        rows
     }
 
     pub async fn next(&mut self) -> Result<Option<ExportedRow>, JobError> {
-        let jobs = &self.submitter.jobs;
         while self.page.is_empty() {
-            match &self.next {
-                PageCursor::Dataset(after) => {
-                    let page = jobs.dataset_jobs(self.batch, after.as_ref(), PAGE).await?;
-                    let last = page.last().map(DatasetJob::place);
-                    self.next = last.map_or(PageCursor::Outside(None), |last| PageCursor::Dataset(Some(last)));
-                    for DatasetJob { number, meta, job, .. } in page {
-                        let nth = match self.last {
-                            Some((before, id, nth)) if before == number && id == job.id() => nth + 1,
-                            _ => 0,
-                        };
-                        self.last = Some((number, job.id(), nth));
-                        let meta = meta.unwrap_or_default();
-                        self.page.push_back(ExportedRow { number: Some(number), nth, meta, job });
-                    }
-                }
-                PageCursor::Outside(after) => {
-                    let page = jobs.batch_rows_outside(self.batch, *after, PAGE).await?;
-                    self.next = page.last().map_or(PageCursor::End, |last| PageCursor::Outside(Some(last.id())));
-                    let item = |job| ExportedRow { number: None, nth: 0, meta: Map::new(), job };
-                    self.page.extend(page.into_iter().map(item));
-                }
-                PageCursor::End => return Ok(None),
+            let Some(coming) = self.coming.take() else { return Ok(None) };
+            let read = coming.await;
+            let ResultPage { mut rows, next } =
+                read.map_err(|error| JobError::database(format!("a task that reads rows stopped: {error}")))??;
+            if let Some(next) = next {
+                self.begin(next);
             }
+            for row in &mut rows {
+                let Some(number) = row.number else { continue };
+                let id = row.job.id();
+                row.nth = match self.last {
+                    Some((before, job, nth)) if before == number && job == id => nth + 1,
+                    _ => 0,
+                };
+                self.last = Some((number, id, row.nth));
+            }
+            self.page.extend(rows);
         }
         Ok(self.page.pop_front())
+    }
+
+    fn begin(&mut self, cursor: PageCursor) {
+        let (jobs, batch) = (self.jobs.clone(), self.batch.clone());
+        self.coming = Some(AbortOnDropHandle::new(tokio::spawn(async move { page(&jobs, &batch, cursor).await })));
+    }
+}
+
+async fn page(jobs: &JobStore, batch: &BatchId, cursor: PageCursor) -> Result<ResultPage, JobError> {
+    match cursor {
+        PageCursor::Dataset(after) => {
+            let page = jobs.dataset_jobs(batch, after.as_ref(), PAGE).await?;
+            let next = page.last().map(DatasetJob::place);
+            let rows = page.into_iter().map(|DatasetJob { number, meta, job, .. }| ExportedRow {
+                number: Some(number),
+                nth: 0,
+                meta: meta.unwrap_or_default(),
+                job,
+            });
+            let next = next.map_or(PageCursor::Outside(None), |last| PageCursor::Dataset(Some(last)));
+            Ok(ResultPage { rows: rows.collect(), next: Some(next) })
+        }
+        PageCursor::Outside(after) => {
+            let page = jobs.batch_rows_outside(batch, after, PAGE).await?;
+            let next = page.last().map(|last| PageCursor::Outside(Some(last.id())));
+            let rows = page.into_iter().map(|job| ExportedRow { number: None, nth: 0, meta: Map::new(), job });
+            Ok(ResultPage { rows: rows.collect(), next })
+        }
     }
 }
 

@@ -9,9 +9,8 @@ use qwen_image::hub::{DatasetRef, HubConfig, resolve_dataset};
 use serde_json::Value;
 
 use super::{
-    DatasetSource, delimited, json, list,
+    DatasetSource,
     listed::{is_hidden, is_picture},
-    parquet,
     reading::for_each,
 };
 use crate::{
@@ -74,15 +73,7 @@ fn named_by(file: &Path, path: &str) -> Result<HashSet<String>, JobError> {
     }
     let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
     let read = for_each(
-        |sink| match &source {
-            DatasetSource::Jsonl(file) => json::read_lines(file, sink),
-            DatasetSource::Json(file) => json::read(file, sink),
-            DatasetSource::Csv(file) => delimited::read(file, None, sink),
-            DatasetSource::Tsv(file) => delimited::read(file, Some(b'\t'), sink),
-            DatasetSource::List(file) => list::read(file, sink),
-            DatasetSource::Parquet(file) => parquet::read(file, sink).map(drop),
-            DatasetSource::Tar(_) | DatasetSource::Folder(_) | DatasetSource::Prefix(_) => Ok(()),
-        },
+        |sink| source.read_manifest(sink),
         |row| row.fields.iter().flat_map(|fields| fields.values()).for_each(|value| add(value, folder, &mut named)),
     );
     // Damage is told when the rows are submitted, too.

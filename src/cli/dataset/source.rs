@@ -186,12 +186,9 @@ impl DatasetSource {
     /// Reads all rows, until no more are wanted.
     pub(super) fn read(&self, inputs: &InputReader, sink: &mut Sink) -> Result<(), JobError> {
         match self {
-            Self::Jsonl(path) => json::read_lines(path, sink),
-            Self::Json(path) => json::read(path, sink),
-            Self::Csv(path) => delimited::read(path, None, sink),
-            Self::Tsv(path) => delimited::read(path, Some(b'\t'), sink),
-            Self::List(path) => list::read(path, sink),
-            Self::Parquet(path) => parquet::read(path, sink).map(drop),
+            Self::Jsonl(_) | Self::Json(_) | Self::Csv(_) | Self::Tsv(_) | Self::List(_) | Self::Parquet(_) => {
+                self.read_manifest(sink)
+            }
             Self::Tar(path) => archive::read(path, sink).map(drop),
             Self::Folder(path) => {
                 let contents = Contents::of(path)?;
@@ -201,6 +198,19 @@ impl DatasetSource {
                 }
             }
             Self::Prefix(url) => listed::read(inputs, url, sink),
+        }
+    }
+
+    /// Reads the rows of a file that has nothing else; the other sources have none of these.
+    pub(super) fn read_manifest(&self, sink: &mut Sink) -> Result<(), JobError> {
+        match self {
+            Self::Jsonl(path) => json::read_lines(path, sink),
+            Self::Json(path) => json::read(path, sink),
+            Self::Csv(path) => delimited::read(path, None, sink),
+            Self::Tsv(path) => delimited::read(path, Some(b'\t'), sink),
+            Self::List(path) => list::read(path, sink),
+            Self::Parquet(path) => parquet::read(path, sink).map(drop),
+            Self::Tar(_) | Self::Folder(_) | Self::Prefix(_) => Ok(()),
         }
     }
 }

@@ -1,6 +1,6 @@
 -- For the API: words to find jobs by, and who is told of a job's end.
 
-ALTER TABLE jobs ADD COLUMN search TEXT;              -- lower case, see status/search.rs; null: of an older version
+ALTER TABLE jobs ADD COLUMN search TEXT;              -- lower case, see src/database/search.rs; null: of an older version
 ALTER TABLE jobs ADD COLUMN webhook TEXT;             -- address that is told when the job ends
 
 -- Calls that must be made because a job has ended, written with that change.

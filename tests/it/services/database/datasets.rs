@@ -19,71 +19,71 @@ fn run(began: i64) -> DatasetRun {
 }
 
 async fn rows_keep_their_order_and_follow_the_latest_submission(database: Database) {
-    let status = database.service().await;
+    let job_store = database.service().await;
     let name = batch("set");
-    let ids = submitted_batch(&status, &name, 4).await;
+    let ids = submitted_batch(&job_store, &name, 4).await;
     // The first job is of two rows, the last one of none, and one row has a job that is not there.
     let rows = [row(3, ids[0], "c"), row(1, ids[2], "a"), row(2, ids[0], "b"), row(4, JobId::new(), "none")];
-    status.record_dataset_rows(&name, &run(1), &rows).await.unwrap();
-    status.record_dataset_rows(&name, &run(1), &rows).await.unwrap();
-    status.record_dataset_rows(&name, &run(1), &[]).await.unwrap();
+    job_store.record_dataset_rows(&name, &run(1), &rows).await.unwrap();
+    job_store.record_dataset_rows(&name, &run(1), &rows).await.unwrap();
+    job_store.record_dataset_rows(&name, &run(1), &[]).await.unwrap();
     let read = async || {
         let (mut after, mut found) = (None, Vec::new());
         loop {
-            let page = status.dataset_jobs(&name, after.as_ref(), 2).await.unwrap();
+            let page = job_store.dataset_jobs(&name, after.as_ref(), 2).await.unwrap();
             let Some(last) = page.last() else { return found };
             after = Some(last.place());
             found.extend(page.into_iter().map(|row| (row.number, row.job.id(), row.meta.unwrap()["text"].clone())));
         }
     };
     assert_eq!(read().await, [(1, ids[2], json!("a")), (2, ids[0], json!("b")), (3, ids[0], json!("c"))]);
-    let outside = status.batch_rows_outside(&name, None, 10).await.unwrap();
+    let outside = job_store.batch_rows_outside(&name, None, 10).await.unwrap();
     assert_eq!(outside.iter().map(|row| row.id()).collect::<Vec<_>>(), [ids[1], ids[3]]);
-    assert_eq!(status.batch_rows(&name, None, 10).await.unwrap().len(), 4);
+    assert_eq!(job_store.batch_rows(&name, None, 10).await.unwrap().len(), 4);
 
     // The same jobs one row further, in two chunks of a later submission.
-    status.record_dataset_rows(&name, &run(2), &[row(2, ids[2], "a"), row(3, ids[0], "b")]).await.unwrap();
-    status.record_dataset_rows(&name, &run(2), &[row(4, ids[0], "c")]).await.unwrap();
-    status.drop_moved_rows(&name, &run(2), true).await.unwrap();
+    job_store.record_dataset_rows(&name, &run(2), &[row(2, ids[2], "a"), row(3, ids[0], "b")]).await.unwrap();
+    job_store.record_dataset_rows(&name, &run(2), &[row(4, ids[0], "c")]).await.unwrap();
+    job_store.drop_moved_rows(&name, &run(2), true).await.unwrap();
     let moved = [(2, ids[2], json!("a")), (3, ids[0], json!("b")), (4, ids[0], json!("c"))];
     assert_eq!(read().await, moved);
 
     // A part drops only what it has seen elsewhere, and another source nothing.
-    status.record_dataset_rows(&name, &run(3), &[row(4, ids[0], "c"), row(3, ids[2], "a")]).await.unwrap();
-    status.drop_moved_rows(&name, &run(3), false).await.unwrap();
+    job_store.record_dataset_rows(&name, &run(3), &[row(4, ids[0], "c"), row(3, ids[2], "a")]).await.unwrap();
+    job_store.drop_moved_rows(&name, &run(3), false).await.unwrap();
     let swapped = [(2, ids[2], json!("a")), (3, ids[2], json!("a")), (4, ids[0], json!("c"))];
     assert_eq!(read().await, swapped);
     let other = DatasetRun { source: "other".to_owned(), began: 4 };
-    status.record_dataset_rows(&name, &other, &[row(4, ids[0], "d")]).await.unwrap();
-    status.drop_moved_rows(&name, &other, true).await.unwrap();
+    job_store.record_dataset_rows(&name, &other, &[row(4, ids[0], "d")]).await.unwrap();
+    job_store.drop_moved_rows(&name, &other, true).await.unwrap();
     assert_eq!(read().await.len(), 4);
     // An earlier run that ends later drops nothing of a later one.
-    status.drop_moved_rows(&name, &run(2), true).await.unwrap();
+    job_store.drop_moved_rows(&name, &run(2), true).await.unwrap();
     assert_eq!(read().await.len(), 4);
-    status.record_dataset_rows(&name, &run(5), &[row(2, ids[2], "a")]).await.unwrap();
-    status.drop_moved_rows(&name, &run(5), true).await.unwrap();
+    job_store.record_dataset_rows(&name, &run(5), &[row(2, ids[2], "a")]).await.unwrap();
+    job_store.drop_moved_rows(&name, &run(5), true).await.unwrap();
     assert_eq!(read().await.iter().map(|row| row.0).collect::<Vec<_>>(), [2, 4, 4]);
 
     // Deleted jobs take their rows with them.
-    assert_eq!(status.cancel_batch(&name).await.unwrap(), 4);
-    assert_eq!(status.forget(&as_read(&status, &[ids[0]]).await).await.unwrap().deleted, 1);
+    assert_eq!(job_store.cancel_batch(&name).await.unwrap(), 4);
+    assert_eq!(job_store.forget(&as_read(&job_store, &[ids[0]]).await).await.unwrap().deleted, 1);
     assert_eq!(read().await, [(2, ids[2], json!("a"))]);
 }
 
 async fn jobs_say_that_they_are_local(database: Database) {
-    let status = database.service().await;
+    let job_store = database.service().await;
     for local in [true, false] {
         let options = SubmitOptions { local, ..SubmitOptions::default() };
         let (one, two) = (request(JobId::new(), "file:///a.png"), request(JobId::new(), "file:///b.png"));
-        status.submit(&one, &options).await.unwrap();
-        status.submit_many(std::slice::from_ref(&two), &options).await.pop().unwrap().unwrap();
+        job_store.submit(&one, &options).await.unwrap();
+        job_store.submit_many(std::slice::from_ref(&two), &options).await.pop().unwrap().unwrap();
         for id in [one.id, two.id] {
-            assert_eq!(status.get(id).await.unwrap().unwrap().local, local);
+            assert_eq!(job_store.get(id).await.unwrap().unwrap().local, local);
         }
     }
     let message = request(JobId::new(), "file:///c.png");
-    status.submit_message(&message, &SubmitOptions::default()).await.unwrap();
-    assert!(!status.get(message.id).await.unwrap().unwrap().local);
+    job_store.submit_message(&message, &SubmitOptions::default()).await.unwrap();
+    assert!(!job_store.get(message.id).await.unwrap().unwrap().local);
 }
 
 /// Without statistics, the planner may read all rows of a dataset for each of its chunks. During a large submission
@@ -95,17 +95,17 @@ async fn a_chunk_of_rows_costs_the_same_however_large_the_dataset_is() {
 
 async fn chunks_of_many(database: Database) {
     const ROWS: usize = 4000;
-    let status = database.service().await;
+    let job_store = database.service().await;
     for table in ["jobs", "dataset_rows"] {
         database.sql(&format!("ALTER TABLE {table} SET (autovacuum_enabled = FALSE)")).await;
     }
     let name = batch("large");
-    let ids = submitted_batch(&status, &name, ROWS).await;
-    status.close().await;
+    let ids = submitted_batch(&job_store, &name, ROWS).await;
+    job_store.close().await;
     let read = "SELECT SUM(seq_tup_read + idx_tup_fetch)::BIGINT FROM pg_stat_user_tables
                  WHERE relname IN ('jobs', 'dataset_rows') AND schemaname = CURRENT_SCHEMA";
     let before = database.count(read).await;
-    let status = database.service().await;
+    let job_store = database.service().await;
     // The second time, there are rows of an earlier run.
     for began in [1, 2] {
         for (chunk, ids) in ids.chunks(100).enumerate() {
@@ -115,12 +115,12 @@ async fn chunks_of_many(database: Database) {
                 meta: None,
             };
             let rows: Vec<_> = ids.iter().enumerate().map(row).collect();
-            status.record_dataset_rows(&name, &run(began), &rows).await.unwrap();
+            job_store.record_dataset_rows(&name, &run(began), &rows).await.unwrap();
         }
-        status.drop_moved_rows(&name, &run(began), true).await.unwrap();
+        job_store.drop_moved_rows(&name, &run(began), true).await.unwrap();
     }
-    assert_eq!(status.dataset_jobs(&name, None, u32::MAX).await.unwrap().len(), ROWS);
-    status.close().await;
+    assert_eq!(job_store.dataset_jobs(&name, None, u32::MAX).await.unwrap().len(), ROWS);
+    job_store.close().await;
     let after = database.count(read).await;
     assert!(after - before < 20 * ROWS as i64, "{} rows were read for {ROWS}", after - before);
 }

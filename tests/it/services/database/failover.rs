@@ -63,25 +63,25 @@ async fn stricter_isolation_levels_of_the_database_do_not_matter() {
         let database = OwnDatabase::new("").await;
         let set = format!("ALTER DATABASE {} SET default_transaction_isolation = '{level}'", database.name);
         admin(&postgres_url(), &set).await;
-        let status = open(&database.url).await;
+        let job_store = open(&database.url).await;
         let name = batch("strict");
-        let ids = submitted_batch(&status, &name, 40).await;
+        let ids = submitted_batch(&job_store, &name, 40).await;
         let mut beats = tokio::task::JoinSet::new();
         for id in ids.iter().take(20).copied() {
-            let (status, fence) = (status.clone(), take(&status, id, "one", LEASE).await.fence());
+            let (job_store, fence) = (job_store.clone(), take(&job_store, id, "one", LEASE).await.fence());
             // Until its job ends, as a worker does.
             beats.spawn(async move {
-                while let Fenced::Held(beat) = status.heartbeat(id, fence, LEASE, None).await.unwrap() {
+                while let Fenced::Held(beat) = job_store.heartbeat(id, fence, LEASE, None).await.unwrap() {
                     if beat.cancel_requested {
-                        let _ = status.cancelled(id, fence).await.unwrap();
+                        let _ = job_store.cancelled(id, fence).await.unwrap();
                     }
                 }
             });
         }
-        assert_eq!(status.cancel_batch(&name).await.unwrap(), 40, "{level}");
+        assert_eq!(job_store.cancel_batch(&name).await.unwrap(), 40, "{level}");
         beats.join_all().await;
-        assert_eq!(status.count().await.unwrap(), [(JobState::Cancelled, 40)], "{level}");
-        drop(status);
+        assert_eq!(job_store.count().await.unwrap(), [(JobState::Cancelled, 40)], "{level}");
+        drop(job_store);
         database.drop().await;
     }
 }
@@ -109,9 +109,9 @@ async fn commits_are_durable_whatever_the_default_of_the_database() {
         ("on", "?options=-csynchronous_commit%3Doff", "off"),
     ] {
         admin(&postgres_url(), &format!("{set}{default}")).await;
-        let status = open(&format!("{}{parameter}", database.url)).await;
-        submitted(&status).await;
-        status.close().await;
+        let job_store = open(&format!("{}{parameter}", database.url)).await;
+        submitted(&job_store).await;
+        job_store.close().await;
         let seen =
             value(&database.url, "WITH last AS (DELETE FROM seen RETURNING level) SELECT max(level) FROM last").await;
         assert_eq!(seen, used, "{default}{parameter}");
@@ -123,25 +123,25 @@ async fn commits_are_durable_whatever_the_default_of_the_database() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn sessions_on_a_demoted_server_are_left() {
     let database = OwnDatabase::new("").await;
-    let status = open(&database.url).await;
-    let id = submitted(&status).await;
-    status.ping().await.unwrap();
+    let job_store = open(&database.url).await;
+    let id = submitted(&job_store).await;
+    job_store.ping().await.unwrap();
 
     database.demote(true).await;
     database.end_sessions().await;
-    let error = status.claim(id, &rules("one", LEASE)).await.unwrap_err();
+    let error = job_store.claim(id, &rules("one", LEASE)).await.unwrap_err();
     assert!(error.is_transient() && error.to_string().contains("target_session_attrs"), "{error}");
     let reset = "ALTER ROLE \"postgres\" RESET default_transaction_read_only";
     assert!(error.to_string().contains(reset), "{error}");
-    let said = status.ping().await.unwrap_err().to_string();
+    let said = job_store.ping().await.unwrap_err().to_string();
     assert!(said.contains("read-only transaction"), "{said}");
-    assert!(status.get(id).await.unwrap().is_some(), "rows can be read");
+    assert!(job_store.get(id).await.unwrap().is_some(), "rows can be read");
 
     database.demote(false).await;
-    assert!(matches!(claim(&status, id, "one").await, Claim::Taken(_)));
-    status.ping().await.unwrap();
-    assert!(status.connection_counts().replaced > 0);
-    status.close().await;
+    assert!(matches!(claim(&job_store, id, "one").await, Claim::Taken(_)));
+    job_store.ping().await.unwrap();
+    assert!(job_store.connection_counts().replaced > 0);
+    job_store.close().await;
     database.drop().await;
 }
 
@@ -149,13 +149,13 @@ async fn sessions_on_a_demoted_server_are_left() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_idle_process_notices_it_too() {
     let database = OwnDatabase::new("").await;
-    let status = open(&database.url).await;
+    let job_store = open(&database.url).await;
     database.demote(true).await;
     database.end_sessions().await;
-    assert!(status.ping().await.unwrap_err().to_string().contains("read-only"));
+    assert!(job_store.ping().await.unwrap_err().to_string().contains("read-only"));
     database.demote(false).await;
-    status.ping().await.unwrap();
-    status.close().await;
+    job_store.ping().await.unwrap();
+    job_store.close().await;
     database.drop().await;
 }
 
@@ -212,9 +212,9 @@ async fn several_hosts_lead_to_the_one_that_takes_writes() {
     let second = first.replica();
     // The replica is named first.
     let url = format!("postgres://postgres@127.0.0.1:{},127.0.0.1:{}/postgres", second.port, first.port);
-    let status = open(&url).await;
-    let id = submitted(&status).await;
-    let taken = take(&status, id, "one", LEASE).await;
+    let job_store = open(&url).await;
+    let id = submitted(&job_store).await;
+    let taken = take(&job_store, id, "one", LEASE).await;
     let read_only = refused(&format!("{}?target_session_attrs=read-write", second.url())).await;
     assert!(read_only.is_transient() && read_only.to_string().contains("target_session_attrs"), "{read_only}");
     // The row is there before its server goes.
@@ -227,14 +227,14 @@ async fn several_hosts_lead_to_the_one_that_takes_writes() {
     .await;
 
     first.kill();
-    let error = status.heartbeat(id, taken.fence(), LEASE, None).await.unwrap_err().to_string();
+    let error = job_store.heartbeat(id, taken.fence(), LEASE, None).await.unwrap_err().to_string();
     for host in [format!("127.0.0.1:{}", first.port), format!("127.0.0.1:{}", second.port)] {
         assert!(error.contains(&host), "{error}");
     }
     second.promote();
-    assert!(matches!(status.heartbeat(id, taken.fence(), LEASE, None).await, Ok(Fenced::Held(_))));
-    assert!(matches!(status.succeed(id, taken.fence(), &result()).await, Ok(Fenced::Held(_))));
-    status.ping().await.unwrap();
+    assert!(matches!(job_store.heartbeat(id, taken.fence(), LEASE, None).await, Ok(Fenced::Held(_))));
+    assert!(matches!(job_store.succeed(id, taken.fence(), &result()).await, Ok(Fenced::Held(_))));
+    job_store.ping().await.unwrap();
 }
 
 /// A statement that meets the end of its session is repeated on a new one; no caller notices.
@@ -242,20 +242,20 @@ async fn several_hosts_lead_to_the_one_that_takes_writes() {
 async fn a_server_may_restart_between_two_statements() {
     let Some(programs) = server_programs("") else { return };
     let mut server = Server::start(&programs, "");
-    let status = open(&server.url()).await;
-    let id = submitted(&status).await;
-    let taken = take(&status, id, "one", LEASE).await;
+    let job_store = open(&server.url()).await;
+    let id = submitted(&job_store).await;
+    let taken = take(&job_store, id, "one", LEASE).await;
     for _ in 0..2 {
         server.kill();
         // The session's own process may notice it a moment later.
-        until(|| async { if status.ping().await.is_ok() { Err("the session goes on") } else { Ok(()) } }).await;
+        until(|| async { if job_store.ping().await.is_ok() { Err("the session goes on") } else { Ok(()) } }).await;
         // It is waited for.
-        let (beat, ()) = tokio::join!(status.heartbeat(id, taken.fence(), LEASE, None), async {
+        let (beat, ()) = tokio::join!(job_store.heartbeat(id, taken.fence(), LEASE, None), async {
             tokio::time::sleep(Duration::from_millis(500)).await;
             server.resume();
         });
         assert!(matches!(beat, Ok(Fenced::Held(_))), "{beat:?}");
-        status.ping().await.unwrap();
+        job_store.ping().await.unwrap();
     }
 }
 
@@ -266,15 +266,15 @@ async fn a_role_that_may_only_read_is_seen() {
     open(&server.url()).await.close().await;
     let sql = "CREATE ROLE reader LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader";
     admin(&server.url(), sql).await;
-    let status = open(&format!("postgres://reader@127.0.0.1:{}/postgres", server.port)).await;
-    let error = status.check().await.unwrap_err().to_string();
+    let job_store = open(&format!("postgres://reader@127.0.0.1:{}/postgres", server.port)).await;
+    let error = job_store.check().await.unwrap_err().to_string();
     assert!(error.contains("permission denied") && error.contains("GRANT") && error.contains("reader"), "{error}");
-    assert!(status.claim(JobId::new(), &rules("one", LEASE)).await.is_err());
-    assert!(status.ping().await.unwrap_err().to_string().contains("permission denied"));
+    assert!(job_store.claim(JobId::new(), &rules("one", LEASE)).await.is_err());
+    assert!(job_store.ping().await.unwrap_err().to_string().contains("permission denied"));
     // As soon as it may.
     admin(&server.url(), "GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO reader").await;
-    status.ping().await.unwrap();
-    submitted(&status).await;
+    job_store.ping().await.unwrap();
+    submitted(&job_store).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -354,18 +354,18 @@ async fn cut_off_silently(database: Database) {
     let listen = super::servers::Pooler::url_at(url, network.port);
     let DatabaseUrl::Postgres(listen) = DatabaseUrl::parse("test", &listen).unwrap() else { unreachable!() };
     let options = acetate::database::DatabaseOptions { listen: Some(listen), ..Default::default() };
-    let status = JobStore::open_with(&database.place, OutboxMode::Service, &options).await.unwrap();
+    let job_store = JobStore::open_with(&database.place, OutboxMode::Service, &options).await.unwrap();
     let other = database.service().await;
-    hears_quickly(&status, &other).await;
+    hears_quickly(&job_store, &other).await;
     network.freeze();
     let begin = Instant::now();
     until(|| async {
-        let lost = status.connection_counts().listener_lost;
+        let lost = job_store.connection_counts().listener_lost;
         if lost > 0 { Ok(()) } else { Err(format!("{lost} losses")) }
     })
     .await;
     assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
-    hears_quickly(&status, &other).await;
+    hears_quickly(&job_store, &other).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -377,9 +377,9 @@ async fn elsewhere(database: Database) {
     let own = OwnDatabase::new("").await;
     let DatabaseUrl::Postgres(listen) = DatabaseUrl::parse("test", &own.url).unwrap() else { unreachable!() };
     let options = acetate::database::DatabaseOptions { listen: Some(listen), ..Default::default() };
-    let status = JobStore::open_with(&database.place, OutboxMode::Service, &options).await.unwrap();
-    let remarks = status.check().await.unwrap().join("; ");
+    let job_store = JobStore::open_with(&database.place, OutboxMode::Service, &options).await.unwrap();
+    let remarks = job_store.check().await.unwrap().join("; ");
     assert!(remarks.contains("no notification arrives") && remarks.contains("status.listen_url"), "{remarks}");
-    status.close().await;
+    job_store.close().await;
     own.drop().await;
 }

@@ -31,14 +31,14 @@ async fn each_version_of_postgres_works() {
     for version in SERVERS {
         let Some(programs) = server_programs(version) else { continue };
         let server = Server::start(&programs, "");
-        let status = open(&server.url()).await.unwrap();
-        let id = submitted(&status).await;
-        let taken = take(&status, id, "one", LEASE).await;
-        let _ = status.succeed(id, taken.fence(), &result()).await.unwrap();
-        assert_eq!(status.outbox_take(10, LEASE).await.unwrap().len(), 1, "{version}");
-        assert_eq!(status.check().await.unwrap(), ["notifications arrive"], "{version}");
-        hears_quickly(&status, &open(&server.url()).await.unwrap()).await;
-        status.close().await;
+        let job_store = open(&server.url()).await.unwrap();
+        let id = submitted(&job_store).await;
+        let taken = take(&job_store, id, "one", LEASE).await;
+        let _ = job_store.succeed(id, taken.fence(), &result()).await.unwrap();
+        assert_eq!(job_store.outbox_take(10, LEASE).await.unwrap().len(), 1, "{version}");
+        assert_eq!(job_store.check().await.unwrap(), ["notifications arrive"], "{version}");
+        hears_quickly(&job_store, &open(&server.url()).await.unwrap()).await;
+        job_store.close().await;
     }
 }
 
@@ -57,9 +57,9 @@ async fn the_forms_of_addresses_lead_to_the_server() {
         format!("postgres://postgres@127.0.0.1:{port}/postgres?application_name=me&options=-c%20search_path%3Dpublic"),
         format!("postgres://postgres@127.0.0.1:{port}?dbname=postgres&sslmode=disable&target_session_attrs=primary"),
     ] {
-        let status = open(&url).await.unwrap_or_else(|error| panic!("{url}: {error}"));
-        submitted(&status).await;
-        status.close().await;
+        let job_store = open(&url).await.unwrap_or_else(|error| panic!("{url}: {error}"));
+        submitted(&job_store).await;
+        job_store.close().await;
     }
     let other = free_port();
     let both = format!("postgres://postgres:hunter2@127.0.0.1:{nobody},127.0.0.1:{other}/postgres");
@@ -75,8 +75,8 @@ async fn a_full_server_is_named_as_what_it_is() {
         admin(&server.url(), sql).await;
     }
     let url = format!("postgres://me@127.0.0.1:{}/me?connect_timeout=2", server.port);
-    let status = open(&url).await.unwrap();
-    status.close().await;
+    let job_store = open(&url).await.unwrap();
+    job_store.close().await;
     let held =
         sqlx::postgres::PgPoolOptions::new().min_connections(2).connect(&url.replace("?connect_timeout=2", "")).await;
     let held = held.unwrap();
@@ -113,10 +113,10 @@ async fn a_process_takes_no_more_connections_than_it_may() {
     let server = Server::start(&programs, "");
     let place = DatabaseUrl::parse("test", &format!("{}?application_name=counted", server.url())).unwrap();
     let options = DatabaseOptions { max_connections: 3, ..DatabaseOptions::default() };
-    let status = JobStore::open_with(&place, OutboxMode::Service, &options).await.unwrap();
-    let mut changes = status.changes();
+    let job_store = JobStore::open_with(&place, OutboxMode::Service, &options).await.unwrap();
+    let mut changes = job_store.changes();
     changes.wait_for_change().await;
-    let many = (0..40).map(|_| submitted(&status));
+    let many = (0..40).map(|_| submitted(&job_store));
     futures_util::future::join_all(many).await;
     let count = "SELECT count(*)::TEXT FROM pg_stat_activity WHERE application_name = 'counted'";
     let open: u32 = value(&server.url(), count).await.parse().unwrap();
@@ -157,10 +157,10 @@ async fn tls_says_which_parameter_is_at_fault() {
     let server = Server::start(&programs, &settings);
     let base = format!("postgres://postgres@localhost:{}/postgres", server.port);
 
-    let status = open(&format!("{base}?sslmode=verify-full&sslrootcert={place}/ca.pem")).await.unwrap();
+    let job_store = open(&format!("{base}?sslmode=verify-full&sslrootcert={place}/ca.pem")).await.unwrap();
     let encrypted = "SELECT count(*)::TEXT FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE ssl AND application_name = 'acetate'";
     assert_ne!(value(&server.url(), encrypted).await, "0");
-    status.close().await;
+    job_store.close().await;
 
     let ask = |query: &str| format!("{base}?{}", query.replace("AT", &place.to_string()));
     refused(&ask("sslmode=verify-full"), &["sslrootcert=/path/ca.pem"]).await;

@@ -42,8 +42,8 @@ async fn old_row(database: &Database) -> JobId {
     id
 }
 
-async fn is_complete(database: &Database, status: &JobStore) {
-    assert_eq!(status.migrated().to, status.migrated().to.max(4));
+async fn is_complete(database: &Database, job_store: &JobStore) {
+    assert_eq!(job_store.migrated().to, job_store.migrated().to.max(4));
     let valid = "SELECT count(*)::TEXT FROM pg_class JOIN pg_index ON indexrelid = oid
                   WHERE relnamespace = current_schema()::REGNAMESPACE AND relname LIKE 'jobs_by_%_and_state' AND indisvalid";
     assert_eq!(value(database.url(), valid).await, "2");
@@ -75,10 +75,10 @@ async fn beside_an_old_version(database: Database) {
     }
     assert!(longest < Duration::from_secs(5), "a heartbeat took {longest:?}");
     sqlx::raw_sql("COMMIT").execute(&mut reader).await.unwrap();
-    let status = migrating.await.unwrap().unwrap();
-    assert_eq!(status.migrated().from, 1);
-    is_complete(&database, &status).await;
-    assert_eq!(take(&status, id, "one", LEASE).await.attempts, 1);
+    let job_store = migrating.await.unwrap().unwrap();
+    assert_eq!(job_store.migrated().from, 1);
+    is_complete(&database, &job_store).await;
+    assert_eq!(take(&job_store, id, "one", LEASE).await.attempts, 1);
 }
 
 /// An index is not built in a transaction: a writer that takes long holds up the index, and nobody else.
@@ -88,8 +88,8 @@ async fn indexes_are_built_while_others_write() {
 }
 
 async fn beside_a_writer(database: Database) {
-    let status = database.service().await;
-    status.close().await;
+    let job_store = database.service().await;
+    job_store.close().await;
     // As an interrupted build leaves them: one invalid, one missing.
     database.sql("DROP INDEX jobs_by_kind_and_state").await;
     let broken = "UPDATE pg_index SET indisvalid = FALSE WHERE indexrelid = 'jobs_by_batch_and_state'::REGCLASS";
@@ -113,9 +113,9 @@ async fn beside_a_writer(database: Database) {
     }
     assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
     sqlx::raw_sql("COMMIT").execute(&mut writer).await.unwrap();
-    let status = opening.await.unwrap().unwrap();
-    is_complete(&database, &status).await;
-    assert_eq!(take(&status, id, "one", LEASE).await.attempts, 1);
+    let job_store = opening.await.unwrap().unwrap();
+    is_complete(&database, &job_store).await;
+    assert_eq!(take(&job_store, id, "one", LEASE).await.attempts, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -132,10 +132,10 @@ async fn together(database: Database) {
             tokio::spawn(async move { database.service().await })
         })
         .collect();
-    for status in opened {
-        let status = status.await.unwrap();
-        is_complete(&database, &status).await;
-        status.close().await;
+    for job_store in opened {
+        let job_store = job_store.await.unwrap();
+        is_complete(&database, &job_store).await;
+        job_store.close().await;
     }
 }
 
@@ -151,10 +151,10 @@ async fn through_a_pooler(database: Database) {
         let url = DatabaseUrl::parse("test", &pooler.url(database.url())).unwrap();
         database.sql(EMPTY).await;
         first_version(&database).await;
-        let status = JobStore::open(&url, OutboxMode::Service).await.unwrap();
-        assert_eq!(status.migrated().from, 1);
-        is_complete(&database, &status).await;
-        status.close().await;
+        let job_store = JobStore::open(&url, OutboxMode::Service).await.unwrap();
+        assert_eq!(job_store.migrated().from, 1);
+        is_complete(&database, &job_store).await;
+        job_store.close().await;
     }
 }
 
@@ -164,13 +164,13 @@ async fn a_process_may_be_forbidden_to_migrate(database: Database) {
     let only_current = DatabaseOptions { migrate: false, ..DatabaseOptions::default() };
     let error = JobStore::open_with(&database.place, OutboxMode::Service, &only_current).await.unwrap_err();
     assert!(error.is_transient() && error.to_string().contains("run `acetate migrate`"), "{error}");
-    let status = database.service().await;
-    let Migrated { from, to } = status.migrated();
+    let job_store = database.service().await;
+    let Migrated { from, to } = job_store.migrated();
     assert_eq!((from, to >= 4), (0, true));
-    status.close().await;
-    let status = JobStore::open_with(&database.place, OutboxMode::Service, &only_current).await.unwrap();
-    assert_eq!(status.migrated(), Migrated { from: to, to });
-    submitted(&status).await;
+    job_store.close().await;
+    let job_store = JobStore::open_with(&database.place, OutboxMode::Service, &only_current).await.unwrap();
+    assert_eq!(job_store.migrated(), Migrated { from: to, to });
+    submitted(&job_store).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

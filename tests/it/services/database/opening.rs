@@ -27,15 +27,15 @@ async fn many_processes_may_start_at_once(database: Database) {
         })
         .collect();
     let mut all = Vec::new();
-    for status in opened {
-        all.push(status.await.unwrap());
+    for job_store in opened {
+        all.push(job_store.await.unwrap());
     }
     let id = submitted(&all[0]).await;
     assert!(all[5].get(id).await.unwrap().is_some());
     all[1].ping().await.unwrap();
-    for status in all {
-        status.close().await;
-        assert!(status.ping().await.is_err());
+    for job_store in all {
+        job_store.close().await;
+        assert!(job_store.ping().await.is_err());
     }
 }
 
@@ -165,12 +165,12 @@ async fn rows_of_the_first_version_are_taken_over() {
     }
     old.close().await.unwrap();
 
-    let status = JobStore::open(&DatabaseUrl::Sqlite(path), OutboxMode::Service).await.unwrap();
-    assert_eq!(row(&status, ended).await.published.unwrap().address(), "j/1/manifest.json");
+    let job_store = JobStore::open(&DatabaseUrl::Sqlite(path), OutboxMode::Service).await.unwrap();
+    assert_eq!(row(&job_store, ended).await.published.unwrap().address(), "j/1/manifest.json");
     // It was submitted before there was an outbox.
-    assert_eq!(status.reap(Duration::from_secs(60)).await.unwrap(), 1);
-    assert_eq!(status.outbox_take(10, LEASE).await.unwrap()[0].job, queued);
-    assert_eq!(take(&status, queued, "one", LEASE).await.attempts, 1);
+    assert_eq!(job_store.reap(Duration::from_secs(60)).await.unwrap(), 1);
+    assert_eq!(job_store.outbox_take(10, LEASE).await.unwrap()[0].job, queued);
+    assert_eq!(take(&job_store, queued, "one", LEASE).await.attempts, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -181,18 +181,18 @@ async fn cut_connections_are_made_anew() {
 async fn cut_connections(database: Database) {
     let name = format!("cut{}", std::process::id());
     let url = format!("{}&application_name={name}", database.url());
-    let status = JobStore::open(&DatabaseUrl::parse("test", &url).unwrap(), OutboxMode::Service).await.unwrap();
-    let id = submitted(&status).await;
-    let mut changes = status.changes();
-    let taken = take(&status, id, "one", LEASE).await;
+    let job_store = JobStore::open(&DatabaseUrl::parse("test", &url).unwrap(), OutboxMode::Service).await.unwrap();
+    let id = submitted(&job_store).await;
+    let mut changes = job_store.changes();
+    let taken = take(&job_store, id, "one", LEASE).await;
     for round in 0..3 {
         let cut = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '{name}'");
         database.sql(&cut).await;
         // An idle connection is tested before it is used, so no caller gets an error.
-        let beat = status.heartbeat(id, taken.fence(), LEASE, None).await;
+        let beat = job_store.heartbeat(id, taken.fence(), LEASE, None).await;
         assert!(matches!(beat, Ok(Fenced::Held(_))), "round {round}: {beat:?}");
     }
-    let done = status.succeed(id, taken.fence(), &result()).await.unwrap();
+    let done = job_store.succeed(id, taken.fence(), &result()).await.unwrap();
     assert!(matches!(done, Fenced::Held(_)));
     // The listener reconnects after a while.
     let other = database.service().await;

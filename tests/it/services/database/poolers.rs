@@ -130,9 +130,9 @@ async fn listen_past_the_pooler(database: Database) {
         DatabaseUrl::Postgres(url) => url.clone(),
         DatabaseUrl::Sqlite(_) => unreachable!(),
     };
-    let status = opened_with(&url, &DatabaseOptions { listen: Some(listen), ..DatabaseOptions::default() }).await;
-    assert!(status.check().await.unwrap().contains(&"notifications arrive".to_owned()));
-    hears_quickly(&status, &open(&url).await).await;
+    let job_store = opened_with(&url, &DatabaseOptions { listen: Some(listen), ..DatabaseOptions::default() }).await;
+    assert!(job_store.check().await.unwrap().contains(&"notifications arrive".to_owned()));
+    hears_quickly(&job_store, &open(&url).await).await;
 }
 
 /// As an operator writes it, and what doctor says of it.
@@ -164,8 +164,8 @@ async fn a_setting_says_where_to_listen() {
 }
 
 /// Whether a change by `other` wakes a waiter sooner than polling would, most of the time.
-pub async fn hears_quickly(status: &JobStore, other: &JobStore) {
-    let mut changes = status.changes();
+pub async fn hears_quickly(job_store: &JobStore, other: &JobStore) {
+    let mut changes = job_store.changes();
     let begin = Instant::now();
     let mut quick = 0;
     while quick < 3 {
@@ -211,9 +211,9 @@ async fn the_address_may_say_that_it_is_a_pooler() {
 }
 
 async fn named_pooler(database: Database) {
-    let status = open(&format!("{}&pgbouncer=true", database.url())).await;
-    submitted(&status).await;
-    assert!(status.check().await.unwrap().join("; ").contains("status.listen_url"));
+    let job_store = open(&format!("{}&pgbouncer=true", database.url())).await;
+    submitted(&job_store).await;
+    assert!(job_store.check().await.unwrap().join("; ").contains("status.listen_url"));
 }
 
 /// A pooler that starts sharing sessions while acetate runs, as after a change of its configuration.

@@ -157,21 +157,21 @@ pub fn request(id: JobId, input: &str) -> JobRequest {
     }
 }
 
-pub async fn submitted(status: &JobStore) -> JobId {
+pub async fn submitted(job_store: &JobStore) -> JobId {
     let id = JobId::new();
-    assert!(matches!(submit(status, &request(id, "file:///a.png")).await, Submitted::New(_)));
+    assert!(matches!(submit(job_store, &request(id, "file:///a.png")).await, Submitted::New(_)));
     id
 }
 
-pub async fn submit(status: &JobStore, request: &JobRequest) -> Submitted {
-    status.submit(request, &SubmitOptions::default()).await.unwrap()
+pub async fn submit(job_store: &JobStore, request: &JobRequest) -> Submitted {
+    job_store.submit(request, &SubmitOptions::default()).await.unwrap()
 }
 
 /// `count` new jobs of one batch.
-pub async fn submitted_batch(status: &JobStore, batch: &BatchId, count: usize) -> Vec<JobId> {
+pub async fn submitted_batch(job_store: &JobStore, batch: &BatchId, count: usize) -> Vec<JobId> {
     let requests: Vec<_> = (0..count).map(|_| request(JobId::new(), "file:///a.png")).collect();
     let options = SubmitOptions { batch: Some(batch.clone()), ..SubmitOptions::default() };
-    for submitted in status.submit_many(&requests, &options).await {
+    for submitted in job_store.submit_many(&requests, &options).await {
         assert!(matches!(submitted.unwrap(), Submitted::New(row) if row.batch.as_ref() == Some(batch)));
     }
     requests.iter().map(|request| request.id).collect()
@@ -193,34 +193,34 @@ pub fn rules(worker: &str, lease: Duration) -> ClaimRules<'_> {
     ClaimRules { worker, lease, max_attempts: 3, is_dead: &|worker| worker == "dead", fingerprint: None }
 }
 
-pub async fn claim(status: &JobStore, id: JobId, worker: &str) -> Claim {
-    status.claim(id, &rules(worker, LEASE)).await.unwrap()
+pub async fn claim(job_store: &JobStore, id: JobId, worker: &str) -> Claim {
+    job_store.claim(id, &rules(worker, LEASE)).await.unwrap()
 }
 
-pub async fn take(status: &JobStore, id: JobId, worker: &str, lease: Duration) -> JobRow {
-    match status.claim(id, &rules(worker, lease)).await.unwrap() {
+pub async fn take(job_store: &JobStore, id: JobId, worker: &str, lease: Duration) -> JobRow {
+    match job_store.claim(id, &rules(worker, lease)).await.unwrap() {
         Claim::Taken(row) => *row,
         other => panic!("{worker} should have got the job, not {other:?}"),
     }
 }
 
-pub async fn row(status: &JobStore, id: JobId) -> JobRow {
-    status.get(id).await.unwrap().unwrap()
+pub async fn row(job_store: &JobStore, id: JobId) -> JobRow {
+    job_store.get(id).await.unwrap().unwrap()
 }
 
 /// The jobs as they are now, for a deletion. Some may not exist.
-pub async fn as_read(status: &JobStore, ids: &[JobId]) -> Vec<EndedJob> {
+pub async fn as_read(job_store: &JobStore, ids: &[JobId]) -> Vec<EndedJob> {
     let mut jobs = Vec::new();
     for &id in ids {
-        let row = status.get(id).await.unwrap();
+        let row = job_store.get(id).await.unwrap();
         jobs.push(row.map_or(EndedJob { id, epoch: Epoch(0), finished_at: None }, |row| EndedJob::from(&row)));
     }
     jobs
 }
 
-pub async fn attempts(status: &JobStore, id: JobId) -> Vec<Attempt> {
-    let (known, attempts) = status.get_with_attempts(id).await.unwrap().unwrap();
-    assert_eq!(known, row(status, id).await);
+pub async fn attempts(job_store: &JobStore, id: JobId) -> Vec<Attempt> {
+    let (known, attempts) = job_store.get_with_attempts(id).await.unwrap().unwrap();
+    assert_eq!(known, row(job_store, id).await);
     attempts
 }
 

@@ -18,8 +18,9 @@ fn the_queue_is_paused_shown_and_resumed() {
     let remarks: Vec<_> = typo["paused"].as_array().unwrap().iter().map(|pause| &pause["remark"]).collect();
     assert_eq!(remarks, [&json!("no job is in this batch yet"), &json!(null)], "{typo}");
     let id = server.submit(&[("kind", "composite")], &picture(4, 4, [1, 2, 3, 255]));
-    // Time enough to start it.
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    // A job that came later has run by then.
+    let later = [("kind", "decompose"), ("layers", "2"), ("steps", "1"), ("prompt", "x")];
+    server.succeeded(&server.submit(&later, &picture(64, 64, [9; 4])));
     assert_eq!(server.job(&id)["state"], "queued");
     let shown = server.get("/v1/queue").ok(200).json();
     assert_eq!((&shown["workers"], shown["paused"].as_array().unwrap().len()), (&json!(1), 2), "{shown}");

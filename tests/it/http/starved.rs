@@ -1,6 +1,7 @@
 //! Clients that take connections and give nothing: they must not keep the others out.
 
 use std::{
+    fs,
     io::{Read, Write},
     net::TcpStream,
     process::Command,
@@ -8,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    common::TestDir,
+    common::{TestDir, blocking_until},
     http::{
         client::{get, raw},
         server::{Server, picture},
@@ -50,6 +51,58 @@ fn is_healthy(server: &Server) {
         let took = start.elapsed();
         assert!(took < Duration::from_secs(1), "{took:?}\n{}", server.log());
     }
+}
+
+/// A socket of the server, as the kernel shows it.
+#[derive(PartialEq)]
+struct ServerSocket {
+    state: String,
+    /// The bytes that its client has not taken.
+    unsent: u64,
+    /// The bytes that the server has not read; of the listener, the connections that it has not accepted.
+    unread: u64,
+}
+
+impl ServerSocket {
+    const ESTABLISHED: &str = "01";
+
+    /// All sockets at the server's port.
+    fn all(server: &Server) -> Vec<Self> {
+        let port = server.address.rsplit_once(':').unwrap().1.parse::<u16>().unwrap();
+        let table = fs::read_to_string("/proc/net/tcp").unwrap();
+        let fields = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let queued = |bytes: &str| u64::from_str_radix(bytes, 16).unwrap();
+        fields
+            .filter(|fields| fields[1].ends_with(&format!(":{port:04X}")))
+            .map(|fields| {
+                let (unsent, unread) = fields[4].split_once(':').unwrap();
+                Self { state: fields[3].to_owned(), unsent: queued(unsent), unread: queued(unread) }
+            })
+            .collect()
+    }
+}
+
+/// Waits until the server has accepted all connections, and read what has arrived on them.
+fn until_all_is_read(server: &Server) {
+    blocking_until(|| {
+        let behind = ServerSocket::all(server).iter().filter(|socket| socket.unread > 0).count();
+        if behind == 0 { Ok(()) } else { Err(format!("{behind} sockets have something to read\n{}", server.log())) }
+    });
+}
+
+/// Waits until this many clients take nothing more from the server.
+fn until_blocked(server: &Server, clients: usize) {
+    let mut before = Vec::new();
+    blocking_until(|| {
+        let mut now = ServerSocket::all(server);
+        now.retain(|socket| socket.state == ServerSocket::ESTABLISHED && socket.unsent > 0);
+        let blocked = now.len();
+        if blocked == clients && now == before {
+            return Ok(());
+        }
+        before = now;
+        Err(format!("{blocked} clients take nothing\n{}", server.log()))
+    });
 }
 
 /// How long until the server closes the connection; sends a byte every `pause` meanwhile.
@@ -98,7 +151,7 @@ fn slow_bodies_do_not_silence_the_server() {
     let head = "POST /v1/session HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 900\r\n\r\n{";
     assert_eq!(get(&server.url("/healthz")).status, 200);
     let slow = half_open(&server, HALF_OPEN, head);
-    std::thread::sleep(Duration::from_secs(2));
+    until_all_is_read(&server);
     is_healthy(&server);
     drop(slow);
 }
@@ -106,14 +159,15 @@ fn slow_bodies_do_not_silence_the_server() {
 /// Whole requests, whose responses nobody reads.
 #[test]
 fn responses_that_nobody_reads_do_not_silence_the_server() {
+    const PLACES: usize = 6;
     let place = TestDir::new();
-    let server = server_with(&place, 1024, &[("ACETATE__HTTP__MAX_CONNECTIONS", "6")]);
+    let server = server_with(&place, 1024, &[("ACETATE__HTTP__MAX_CONNECTIONS", &*PLACES.to_string())]);
     assert_eq!(get(&server.url("/healthz")).status, 200);
     // More than the buffers of both sides hold.
     let requests = format!("GET /openapi.json HTTP/1.1\r\nHost: {}\r\n\r\n", server.address).repeat(100);
-    let silent = half_open(&server, 12, &requests);
-    std::thread::sleep(Duration::from_secs(3));
-    // All buffers are full by now; without a limit of pace, it is a minute until a place is free.
+    let silent = half_open(&server, 2 * PLACES, &requests);
+    until_blocked(&server, PLACES);
+    // Without a limit of pace, it is a minute until a place is free.
     let begin = Instant::now();
     let answers = || {
         let mut stream = TcpStream::connect(&server.address)?;
@@ -137,7 +191,7 @@ fn slow_uploads_do_not_keep_others_out() {
     let start = "POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n\
                  Content-Length: 4000000\r\n\r\n--x\r\nContent-Disposition: form-data; name=\"image\"; filename=\"x\"\r\n\r\n";
     let slow = half_open(&server, 20, &format!("{start}{}", "x".repeat(20_000)));
-    std::thread::sleep(Duration::from_millis(500));
+    until_all_is_read(&server);
     let begin = Instant::now();
     let id = server.submit(&[("kind", "composite")], &picture(4, 4, [9; 4]));
     assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
@@ -176,11 +230,7 @@ fn event_streams_leave_room_for_others() {
         stream.read_exact(&mut status).unwrap();
         status == *b"HTTP/1.1 200"
     };
-    let again = (0..50).any(|_| {
-        std::thread::sleep(Duration::from_millis(200));
-        raw(&request)
-    });
-    assert!(again, "{}", server.log());
+    blocking_until(|| if raw(&request) { Ok(()) } else { Err(server.log()) });
 }
 
 #[test]
@@ -217,7 +267,7 @@ fn heads_and_bodies_that_drip_are_cut() {
             assert!(said.contains("too_slow") && said.contains("too slow"), "{name}: {said}");
         }
     }
-    // A quick client with a pause between its requests is served.
+    // A quick client is served that pauses between its requests, for less than the timeout.
     let mut stream = open(format!("GET /healthz HTTP/1.1\r\n{host}\r\n"));
     std::thread::sleep(Duration::from_millis(500));
     stream.write_all(format!("GET /healthz HTTP/1.1\r\n{host}Connection: close\r\n\r\n").as_bytes()).unwrap();
@@ -236,7 +286,8 @@ fn a_client_that_is_slow_to_read_gets_all_of_it() {
             format!("GET /openapi.json HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", server.address).as_bytes(),
         )
         .unwrap();
-    std::thread::sleep(Duration::from_secs(3));
+    // Longer than the timeout for what a client sends.
+    std::thread::sleep(Duration::from_millis(1500));
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.trim_end().ends_with('}'), "{} bytes", answer.len());

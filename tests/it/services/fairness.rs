@@ -105,8 +105,11 @@ async fn a_paused_queue_starts_nothing_until_it_is_resumed(world: World) {
     let http = worker.http().await;
     let answer = tokio::task::spawn_blocking(move || crate::http::client::get(&format!("{http}/readyz")).status);
     assert_eq!(answer.await.unwrap(), 200, "a paused worker is a healthy one");
-    // Long enough for several looks at the rows.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // A job that came later has run by then.
+    let (input, output) = (world.input("one.png", [200, 0, 0, 255]), world.output("later"));
+    let tiny = ["--resolution", "128", "--prompt", "a boat", "--layers", "2", "--steps", "1"];
+    let later = world.submit(&[&["decompose", "--input", &input, "--output", &output], &tiny[..]].concat()).await;
+    assert_eq!(world.until(&later, &["succeeded", "failed"]).await["state"], "succeeded");
     let job = world.show(&id).await;
     assert_eq!((&job["state"], &job["attempts"]), (&json!("queued"), &json!(0)), "{job:#}");
     let status = world.json(&["queue", "status", "--json"]).await;
@@ -151,6 +154,7 @@ async fn draining_waits_for_running_jobs_and_stays_paused(world: World) {
     assert!(drained.stdout.contains("drained, no job is running; acetate queue resume"), "{drained:?}");
     assert_eq!(world.show(&first).await["state"], "succeeded");
     let second = composite(&world, &["--label", "n=2"]).await;
+    // All kinds are paused, so no other job can show that the worker has looked. It does twice a second.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(world.show(&second).await["state"], "queued");
     assert_eq!(world.run(&["queue", "resume"]).await.stdout, "all kinds: resumed\n");
@@ -273,16 +277,17 @@ async fn messages_of_a_paused_batch_go_back_to_the_database() {
         if count == 10 { Ok(()) } else { Err(format!("{count} dispatches wait")) }
     })
     .await;
-    let ids = "SELECT MAX(id) FROM outbox";
+    let ids = "SELECT MAX(id) FROM outbox WHERE topic = 'dispatch' AND batch = 'held'";
     let before = world.count(ids).await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    let another = composite(&world, &["--label", "n=2"]).await;
+    assert_eq!(world.until(&another, &["succeeded", "failed"]).await["state"], "succeeded");
     assert_eq!(world.count(ids).await, before, "they are written again and again: {}", worker.log());
-    assert_eq!(world.count("SELECT count(*) FROM jobs WHERE attempts > 0").await, 1);
+    assert_eq!(world.count("SELECT count(*) FROM jobs WHERE attempts > 0").await, 2);
     assert_eq!(world.run(&["queue", "resume", "--batch", "held"]).await.code, Some(0));
     until(|| async {
         let left = world.count("SELECT count(*) FROM jobs WHERE state <> 'succeeded'").await;
         if left == 0 { Ok(()) } else { Err(format!("{left} jobs are left")) }
     })
     .await;
-    assert_eq!(world.count("SELECT SUM(attempts)::BIGINT FROM jobs").await, 11);
+    assert_eq!(world.count("SELECT SUM(attempts)::BIGINT FROM jobs").await, 12);
 }

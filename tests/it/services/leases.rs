@@ -32,7 +32,7 @@ async fn a_worker_whose_claim_was_lost_in_a_failover_does_not_end_the_job_of_ano
     let first = world.worker_with(&[("ACETATE__WORKER__FAILPOINT", "step:1=pause:5"), ("ACETATE__WORKER__SLOTS", "1")]);
     first.until_said("stands still").await;
     unclaimed(&world, &id).await;
-    // Its heartbeats find that out while it computes.
+    // Its heartbeats, two in this time, find that out while it computes; it says so only later.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let second = world.worker_with(&[("ACETATE__WORKER__FAILPOINT", "step:1=pause:8")]);
     second.until_said("stands still").await;

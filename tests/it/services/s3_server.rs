@@ -1,6 +1,6 @@
 //! An S3 server over HTTP that checks signatures, on a folder that is deleted with the test.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use acetate::store::{S3Credentials, S3Settings, Store, StoreSettings, Stores, Trust};
 use aws_sdk_s3::{
@@ -14,7 +14,7 @@ use hyper_util::{
 };
 use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
 use s3s_fs::FileSystem;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 
 use super::s3_files::Files;
 
@@ -28,6 +28,7 @@ const OTHER_ENDPOINT: &str = "ACETATE_TEST_S3_ENDPOINT";
 pub struct S3Server {
     pub address: SocketAddr,
     pub folder: tempfile::TempDir,
+    hang_up: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
@@ -42,19 +43,30 @@ impl S3Server {
         let service = service.build();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let hang_up = Arc::new(Notify::new());
+        let hung_up = hang_up.clone();
         let task = tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                let service = service.clone();
+                let (service, hung_up) = (service.clone(), hung_up.clone());
                 tokio::spawn(async move {
-                    Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), service).await.ok();
+                    let builder = Builder::new(TokioExecutor::new());
+                    tokio::select! {
+                        _ = builder.serve_connection(TokioIo::new(socket), service) => {}
+                        () = hung_up.notified() => {}
+                    }
                 });
             }
         });
-        Self { address, folder, task }
+        Self { address, folder, hang_up, task }
     }
 
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Closes all connections, as servers do with idle ones. The next request needs a new one.
+    pub fn hang_up(&self) {
+        self.hang_up.notify_waiters();
     }
 }
 

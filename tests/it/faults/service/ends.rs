@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use lapin::{BasicProperties, Channel, options::BasicPublishOptions};
+use lapin::{
+    BasicProperties, Channel,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 
@@ -289,12 +292,12 @@ async fn older_row(state: &'static str, epoch: i64) -> Tally {
 async fn publish(channel: &Channel, message: &Value, properties: BasicProperties) {
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let body = message.to_string();
-    channel
-        .basic_publish("acetate.jobs".into(), "composite".into(), options, body.as_bytes(), properties)
-        .await
-        .unwrap();
     // In the queue before anybody looks.
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    let confirm =
+        channel.basic_publish("acetate.jobs".into(), "composite".into(), options, body.as_bytes(), properties).await;
+    let confirmation = confirm.unwrap().await.unwrap();
+    assert!(confirmation.is_ack() && confirmation.take_message().is_none());
 }
 
 /// The database as it was before the jobs.

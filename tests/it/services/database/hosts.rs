@@ -12,6 +12,7 @@ use super::{
     servers::{SERVERS, Server, free_port, server_programs},
     support::*,
 };
+use crate::common::until;
 
 async fn open(url: &str) -> Result<JobStore, JobError> {
     JobStore::open(&DatabaseUrl::parse("status.url", url).unwrap(), OutboxMode::Service).await
@@ -84,11 +85,15 @@ async fn a_full_server_is_named_as_what_it_is() {
     refused(&url, &["max_connections", "status.max_connections", "PgBouncer"]).await;
     assert!(begin.elapsed().as_secs() < 5, "{:?}", begin.elapsed());
     // It waits for a place as long as it may.
+    let refusals = || fs::read_to_string(server.path("log")).unwrap().matches("FATAL:").count();
+    let before = refusals();
     let waiting = tokio::spawn({
         let url = url.replace("timeout=2", "timeout=20");
         async move { open(&url).await }
     });
-    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    // It tries again after a refusal.
+    until(|| async { if refusals() >= before + 2 { Ok(()) } else { Err("it does not try again") } }).await;
+    assert!(!waiting.is_finished());
     held.close().await;
     waiting.await.unwrap().unwrap().close().await;
 }

@@ -12,6 +12,7 @@ use acetate::{
 use jiff::Timestamp;
 
 use super::support::*;
+use crate::common::until;
 
 on_both!(
     a_deleted_job_is_remembered_until_no_message_can_wait_any_more,
@@ -242,14 +243,17 @@ async fn a_cancelled_batch_ends_the_jobs_of_dead_workers(database: Database) {
     // Its worker dies after it was asked.
     take(&job_store, ids[2], "gone", Duration::from_millis(300)).await;
     assert_eq!(job_store.cancel_running(&name, CancelId::new()).await.unwrap(), 3);
-    tokio::time::sleep(Duration::from_millis(400)).await;
     let scope = Scope::Batch(name.clone());
+    until(|| async {
+        let abandoned = job_store.abandoned_in(&scope, 10).await.unwrap();
+        if abandoned == [ids[0], ids[2]] { Ok(()) } else { Err(format!("{abandoned:?} were left")) }
+    })
+    .await;
     let composite = async || {
         let counts = job_store.kind_counts().await.unwrap();
         counts.first().map(|counts| (counts.waiting + counts.dispatched, counts.running))
     };
     assert_eq!(composite().await, Some((3, 1)), "what dead workers left waits");
-    assert_eq!(job_store.abandoned_in(&scope, 10).await.unwrap(), [ids[0], ids[2]]);
     assert_eq!(job_store.running_in(&scope).await.unwrap(), 1);
 
     // Two of dead workers, and one that waits.

@@ -6,10 +6,10 @@ use jiff::Timestamp;
 
 use super::{
     Action, ActionFilter, ActionPage, Actor, Admission, Attempt, BatchSummary, CancelId, CancelOutcome, Changes, Claim,
-    ClaimRules, DatabaseOptions, DatabaseUrl, DatasetJob, DatasetPlace, DatasetRow, DatasetRun, Deferred, Depth,
-    DispatchRules, EndedJob, ErrorCount, Fence, Fenced, Filter, Forgotten, HeartbeatReply, JobRow, KindCounts, Lineage,
-    LiveWorker, OutboxId, OutboxMode, OutboxRow, Page, Pause, PostgresJobStore, PrunePage, PruneRules, Published,
-    Rejection, RetryOutcome, RetryRules, Scope, SqliteJobStore, Subject, Submissions, SubmitOptions, Submitted,
+    ClaimRules, DatabaseOptions, DatabaseUrl, DatasetJob, DatasetRow, DatasetRun, Deferred, Depth, DispatchRules,
+    EndedJob, ErrorCount, Fence, Fenced, Filter, Forgotten, HeartbeatReply, JobRow, KindCounts, Lineage, LiveWorker,
+    OutboxId, OutboxMode, OutboxRow, Page, Pause, PostgresJobStore, PrunePage, PruneRules, Published, Rejection,
+    RetryOutcome, RetryRules, Scope, SourceOverlap, SqliteJobStore, Subject, Submissions, SubmitOptions, Submitted,
     SweepCursor, Swept, WebhookId, WebhookRow, Workers,
 };
 use crate::job::{BatchId, Epoch, ErrorRecord, JobError, JobId, JobKind, JobRequest, JobState, Progress, TraceContext};
@@ -318,13 +318,36 @@ in_either! {
     /// now. `is_whole`: the run has seen the whole source; otherwise, rows that it has not seen stay.
     async fn drop_moved_rows(&self, batch: &BatchId, run: &DatasetRun, is_whole: bool) -> Result<(), JobError>;
 
-    /// The rows of a batch's dataset in order, after a given one, with their jobs.
-    async fn dataset_jobs(
+    /// The sources that the rows of a batch are of, in the order of their first submission.
+    async fn dataset_sources(&self, batch: &BatchId) -> Result<Vec<String>, JobError>;
+
+    /// The rows of one source of a batch with their jobs, after a given one. `earlier`: the sources before it.
+    async fn source_jobs(
         &self,
         batch: &BatchId,
-        after: Option<&DatasetPlace>,
+        source: &str,
+        earlier: &[String],
+        after: Option<(u64, JobId)>,
         limit: u32,
     ) -> Result<Vec<DatasetJob>, JobError>;
+
+    /// The rows of one source of a batch without their jobs, after a given one.
+    async fn source_rows(
+        &self,
+        batch: &BatchId,
+        source: &str,
+        after: Option<(u64, JobId)>,
+        limit: u32,
+    ) -> Result<Vec<DatasetRow>, JobError>;
+
+    /// The other sources of a batch, and what they have in common with this one.
+    async fn source_overlaps(&self, batch: &BatchId, source: &str) -> Result<Vec<SourceOverlap>, JobError>;
+
+    /// Removes a source whose rows are those of another one, which takes its position.
+    async fn merge_source(&self, batch: &BatchId, gone: &str, into: &str) -> Result<(), JobError>;
+
+    /// The kinds of jobs in a batch, as far as this version knows them.
+    async fn batch_kinds(&self, batch: &BatchId) -> Result<Vec<JobKind>, JobError>;
 
     /// Like [`JobStore::batch_rows`], only those that are of no row of a dataset.
     async fn batch_rows_outside(

@@ -38,7 +38,7 @@ mod webhook;
 
 pub use actions::{Action, ActionFilter, ActionPage, ActionRow, Actor, Subject, Submissions};
 pub use backend::{ConnectionCounts, Inspected, JobStore, Migrated};
-pub use dataset::{DatasetJob, DatasetPlace, DatasetRow, DatasetRun};
+pub use dataset::{DatasetCursor, DatasetJob, DatasetRow, DatasetRun, SourceOverlap};
 pub use dispatch::{DispatchRules, Hold, KindCounts, LiveWorker, Pause, Scope, Window, Workers};
 pub use fence::{ClaimId, Fence};
 pub use history::HistoryEntry;

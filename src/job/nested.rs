@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{InputRef, JobError, JobId, JobKind, JobRequest, layer_number};
+use super::{InputRef, JobError, JobId, JobKind, JobRequest, layer_number, variants::variant_number};
 
 /// How deep jobs may be nested: the layer of a layer of a layer of a layer of a picture's layer is one too many.
 pub const MOST_NESTED: u32 = 4;
@@ -20,6 +20,13 @@ pub struct ParentLayer {
     pub file: Option<String>,
     /// 1 for a layer of a picture, 2 for a layer of such a layer, and so on.
     pub depth: u32,
+}
+
+impl ParentLayer {
+    /// The variant of the job that the layer is of, from 1.
+    pub fn variant(&self) -> u32 {
+        self.file.as_deref().and_then(variant_number).unwrap_or(1)
+    }
 }
 
 impl InputRef {
@@ -97,6 +104,7 @@ mod tests {
         let file = "variant-02-layer-03.png";
         let read = request("decompose", json!({ "from": { "job": job, "file": file } })).unwrap();
         assert_eq!(read.parent_layer(), Some(ParentLayer { job, layer: 3, file: Some(file.to_owned()), depth: 1 }));
+        assert_eq!(read.parent_layer().unwrap().variant(), 2);
         // Named as a picture, it is the same.
         assert_eq!(request("decompose", json!({ "image": layer })).unwrap().parent_layer().unwrap().layer, 2);
         for (kind, input) in [

@@ -82,11 +82,17 @@ pub fn variant_file(variant: u32, file: &str) -> String {
 
 /// The name of a file without its variant.
 pub fn without_variant(file: &str) -> &str {
-    let rest = file.strip_prefix("variant-").and_then(|rest| rest.split_once('-'));
-    match rest {
-        Some((number, rest)) if number.bytes().all(|byte| byte.is_ascii_digit()) => rest,
-        Some(_) | None => file,
-    }
+    split_variant(file).map_or(file, |(_, rest)| rest)
+}
+
+/// The variant that a file's name begins with.
+pub(super) fn variant_number(file: &str) -> Option<u32> {
+    split_variant(file)?.0.parse().ok()
+}
+
+fn split_variant(file: &str) -> Option<(&str, &str)> {
+    let (number, rest) = file.strip_prefix("variant-")?.split_once('-')?;
+    number.bytes().all(|byte| byte.is_ascii_digit()).then_some((number, rest))
 }
 
 #[cfg(test)]

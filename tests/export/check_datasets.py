@@ -124,6 +124,9 @@ def check_varied(folder, cache):
         assert [record(row)["note"] for row in rows[:8]] == [None] * 6 + ["late"] * 2, name
         assert [record(row)["variant"] for row in rows[5:8]] == [1, 1, 2], name
         assert record(rows[0])["reused_from"] and not record(rows[1])["reused_from"], name
+        nested = [row for row in map(record, rows) if row["from_job"]]
+        assert [row["input"] for row in nested] == [[f"job:{row['from_job']}:{row['from_layer']}"] for row in nested], name
+        assert len(nested) == 1 and nested[0]["from_variant"] == 1 and nested[0]["kind"] == "decompose", name
         if name == "webdataset":
             count = sum(isinstance(value, Image.Image) for row in rows for value in row.values())
         elif name == "jsonl":

@@ -1,7 +1,7 @@
 //! `acetate jobs results`: the results of a batch, one JSON object per line, for dataset tools.
 //!
-//! The rows of the batch's dataset come first, in their order, then jobs that were submitted in other ways. Rows with
-//! the same content are one job, and each has its line.
+//! The rows of the batch's datasets come first, dataset by dataset, in their order, then jobs that were submitted in
+//! other ways. Rows with the same content are one job, and each has its line.
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +23,7 @@ use crate::{
         watch::no_such_batch,
     },
     database::{DatasetJob, JobRow},
-    job::{BatchId, InputRef, JobError, JobRequest, JobState, LayerRole, Task},
+    job::{BatchId, InputRef, JobError, JobRequest, JobState, LayerRole, ParentLayer, Task},
     store::io_error,
 };
 
@@ -79,11 +79,12 @@ async fn each(
     batch: &BatchId,
     mut write: impl FnMut(String) -> Result<(), Failure>,
 ) -> Result<u64, Failure> {
-    let (mut after, mut rows) = (None, 0);
+    let (mut cursor, mut rows) = (submitter.jobs.dataset_cursor(batch).await?, 0);
     loop {
-        let page = submitter.jobs.dataset_jobs(batch, after.as_ref(), PAGE).await?;
-        let Some(last) = page.last() else { break };
-        after = Some(last.place());
+        let page = submitter.jobs.dataset_jobs(batch, &mut cursor, PAGE).await?;
+        if page.is_empty() {
+            break;
+        }
         rows += page.len() as u64;
         for DatasetJob { number, meta, job, .. } in page {
             write(line(submitter, job, Some(number), meta)?.to_string())?;
@@ -112,6 +113,7 @@ fn line(
     let inputs: Vec<String> = row.request.inputs.iter().map(InputRef::name).collect();
     let prompt = prompt(&row.request);
     let seed = row.request.seed();
+    let from = row.request.parent_layer();
     let roles: Vec<_> = row.published.iter().flat_map(|result| &result.files).map(|file| file.role).collect();
     let view = JobJson::new(row, &submitter.stores)?;
     let of_variant = |wanted: LayerRole, variant: u32| -> Vec<&str> {
@@ -154,6 +156,9 @@ fn line(
         "labels": view.labels,
         "attempts": view.attempts,
         "reused_from": view.reused_from,
+        "from_job": from.as_ref().map(|layer| layer.job),
+        "from_layer": from.as_ref().map(|layer| layer.layer),
+        "from_variant": from.as_ref().map(ParentLayer::variant),
         "error": view.error,
         "meta": meta,
     }))

@@ -9,6 +9,7 @@ mod prepare;
 mod rejects;
 mod row;
 mod single;
+mod sources;
 mod template;
 
 use clap::{Args, Subcommand};

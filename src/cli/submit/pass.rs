@@ -18,6 +18,7 @@ use super::{
     prepare::{Preparation, Ready, Refused, put_into_store, upload},
     rejects::Rejects,
     row::RowDefaults,
+    sources::settle,
 };
 use crate::{
     app::Submitter,
@@ -176,7 +177,8 @@ impl<'a> BulkPass<'a> {
         }
         if self.act == Act::Send && self.report.known > 0 {
             let (jobs, batch) = (&self.submitter.jobs, &self.plan.defaults.batch);
-            jobs.drop_moved_rows(batch, &self.run, self.plan.pick.is_everything()).await?;
+            let said = settle(jobs, batch, &self.run, self.report.rows, self.plan.pick.is_everything()).await?;
+            said.iter().for_each(|text| self.global.say(text));
         }
         self.finish(&reading.tally())
     }

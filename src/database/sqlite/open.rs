@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The migrations in order; the file's `user_version` is the number of those applied.
-const MIGRATIONS: [&str; 19] = [
+const MIGRATIONS: [&str; 20] = [
     include_str!("../../../migrations/sqlite/0001_jobs.sql"),
     include_str!("../../../migrations/sqlite/0002_service.sql"),
     include_str!("../../../migrations/sqlite/0003_listing.sql"),
@@ -42,6 +42,7 @@ const MIGRATIONS: [&str; 19] = [
     include_str!("../../../migrations/sqlite/0017_undo.sql"),
     include_str!("../../../migrations/sqlite/0018_sources.sql"),
     include_str!("../../../migrations/sqlite/0019_claims.sql"),
+    include_str!("../../../migrations/sqlite/0020_order_of_sources.sql"),
 ];
 
 /// How long a write waits for another process to finish its own.

@@ -9,6 +9,8 @@ use crate::services::world::{World, in_both_worlds};
 in_both_worlds! {
     equal_rows_stay_when_parts_meet,
     a_row_that_moves_is_listed_once,
+    results_come_dataset_by_dataset,
+    a_dataset_at_another_place_is_listed_once,
 }
 
 /// The numbers and captions of `jobs results`.
@@ -44,11 +46,11 @@ async fn equal_rows_stay_when_parts_meet(world: World) {
     }
     // Another manifest with some of the same pictures, one of them in the same row.
     fs::write(world.place.path("n.csv"), format!("image,caption\n{a},fifth\n{c},sixth\n")).unwrap();
+    let in_order = ["first", "second", "third", "fourth", "fifth", "sixth"];
     for _ in 0..2 {
         assert_eq!(submit("n.csv", &[]).await["submitted"], 0);
-        let mut found: Vec<_> = captions(&world, "parts").await.into_iter().map(|row| row.1).collect();
-        found.sort();
-        assert_eq!(found, ["fifth", "first", "fourth", "second", "sixth", "third"]);
+        let found: Vec<_> = captions(&world, "parts").await.into_iter().map(|row| row.1).collect();
+        assert_eq!(found, in_order);
     }
 
     // An export has them all, also when it is continued.
@@ -62,9 +64,8 @@ async fn equal_rows_stay_when_parts_meet(world: World) {
         let name = if format == "jsonl" { "jsonl/layers-000000.jsonl" } else { "imagefolder/metadata.jsonl" };
         let text = fs::read_to_string(world.place.path(name)).unwrap();
         let rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        let mut found: Vec<_> = rows.iter().map(|row| row["caption_"].as_str().unwrap()).collect();
-        found.sort();
-        assert_eq!(found, ["fifth", "first", "fourth", "second", "sixth", "third"], "{format}");
+        let found: Vec<_> = rows.iter().map(|row| row["caption_"].as_str().unwrap()).collect();
+        assert_eq!(found, in_order, "{format}");
         assert!(!text.contains("nth"), "{text}");
     }
 }
@@ -91,6 +92,79 @@ async fn a_row_that_moves_is_listed_once(world: World) {
         found.iter().map(|row| row.1.as_str()).filter(|caption| *caption != "new").collect::<Vec<_>>(),
         ["a", "b", "c"]
     );
+}
+
+/// In the order in which they were first submitted, whatever they are called.
+async fn results_come_dataset_by_dataset(world: World) {
+    let output = world.output("several");
+    let submit = async |from: &str, more: &[&str]| {
+        let args = ["submit", "composite", "--from", from, "--batch", "several", "--output", &output, "--json"];
+        world.json(&[&args[..], more].concat()).await
+    };
+    let mut wanted = Vec::new();
+    for (manifest, name) in ["z", "b", "y", "a", "x"].into_iter().enumerate() {
+        let mut lines = "image,caption\n".to_owned();
+        for number in 1..=3 {
+            let picture = world.input(&format!("{name}-{number}.png"), [manifest as u8, number, 0, 255]);
+            lines += &format!("{picture},{name} {number}\n");
+            wanted.push((u64::from(number), format!("{name} {number}")));
+        }
+        fs::write(world.place.path(&format!("{name}.csv")), lines).unwrap();
+        submit(&format!("{name}.csv"), if name == "b" { &["--limit", "1"] } else { &[] }).await;
+    }
+    submit("b.csv", &[]).await;
+    submit("z.csv", &[]).await;
+    assert_eq!(captions(&world, "several").await, wanted);
+    let _worker = world.worker();
+    assert_eq!(world.run(&["jobs", "watch", "--batch", "several"]).await.code, Some(0));
+    let args = ["jobs", "export", "--batch", "several", "--as", "jsonl", "--out", "jsonl", "--json"];
+    assert_eq!(world.json(&args).await["written"], wanted.len());
+    let text = fs::read_to_string(world.place.path("jsonl/layers-000000.jsonl")).unwrap();
+    let exported = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let exported: Vec<_> = exported.map(|row| row["caption_"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(exported, wanted.into_iter().map(|row| row.1).collect::<Vec<_>>());
+}
+
+async fn a_dataset_at_another_place_is_listed_once(world: World) {
+    let inputs: Vec<_> = (0..4).map(|n| world.input(&format!("{n}.png"), [n, 0, 0, 255])).collect();
+    let output = world.output("places");
+    let submit = async |from: &str, rows: &[(usize, &str)], more: &[&str]| {
+        let row = |(input, caption): &(usize, &str)| json!({ "image": inputs[*input], "caption": caption }).to_string();
+        let path = world.place.path(from);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, rows.iter().map(row).collect::<Vec<_>>().join("\n")).unwrap();
+        let args = ["submit", "composite", "--from", from, "--batch", "places", "--output", &output];
+        let ran = world.run(&[&args[..], more].concat()).await;
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        (captions(&world, "places").await, ran.stderr)
+    };
+    let rows = [(0, "a"), (1, "b"), (2, "c")];
+    let all = numbered(&["a", "b", "c"]);
+    submit("before/m.jsonl", &rows[..2], &[]).await;
+    submit("other.jsonl", &[(3, "d")], &[]).await;
+    let with_other = |all: &[(u64, String)]| [all, &numbered(&["d"])].concat();
+    // A longer one, by another path, and at another place; also in parts.
+    let whole = world.place.text("after/m.jsonl");
+    for (from, more) in [
+        ("before/../before/m.jsonl", &[][..]),
+        ("after/m.jsonl", &[]),
+        (&whole, &[]),
+        ("again/m.jsonl", &["--shard", "2/2"]),
+        ("again/m.jsonl", &["--shard", "1/2"]),
+        ("before/m.jsonl", &[]),
+    ] {
+        let (found, said) = submit(from, &rows, more).await;
+        let is_part = more == ["--shard", "2/2"];
+        assert_eq!(said.contains("have the same jobs, and the results list both"), is_part, "{from}: {said}");
+        if !is_part {
+            assert_eq!(found, with_other(&all), "{from} {more:?}");
+        }
+    }
+    // Another dataset with the same pictures, and other columns.
+    let (found, said) = submit("else.jsonl", &[(0, "x"), (1, "y")], &[]).await;
+    assert_eq!(found, [with_other(&all), numbered(&["x", "y"])].concat());
+    let wanted = "2 rows of another source of this batch (3 rows) have the same jobs";
+    assert!(said.contains(wanted) && said.matches("have the same jobs").count() == 1, "{said}");
 }
 
 /// The file of rejected rows may not be the source, by whatever name.

@@ -95,6 +95,9 @@ async fn all_pictures_of_rows_that_differ_are_exported(world: World) {
             );
             let part = records.iter().find(|line| line["id"] == json!(nested)).unwrap();
             assert_eq!(part["input"], json!([format!("job:{source}:2")]), "{format}");
+            let from = |record: &Value| ["job", "layer", "variant"].map(|name| record[format!("from_{name}")].clone());
+            assert_eq!(from(part), [json!(source), json!(2), json!(1)], "{format}");
+            assert_eq!(from(of(2)[0]), [Value::Null, Value::Null, Value::Null], "{format}");
         }
         if world.service.is_none() {
             let kept = std::process::Command::new("cp").arg("-r").arg(&folder).arg(shared.join(format)).status();

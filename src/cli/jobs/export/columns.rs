@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value, json};
 
 use super::{
-    rows::{ExportedRow, LATER, LAYER_INFO, OWN, PICTURES, REUSED_FROM, ResultRows, VARIANT},
+    rows::{ExportedRow, FROM, LATER, LAYER_INFO, OWN, PAGE, PICTURES, REUSED_FROM, VARIANT, foreign},
     shape::JsonShape,
 };
 use crate::{
@@ -49,28 +49,35 @@ impl Column {
 pub struct ResultColumns {
     /// The columns of pictures, in the order of [`PICTURES`].
     pub pictures: Vec<String>,
-    /// `layer_info`, if there are layers, `variant`, `reused_from`, and the columns of the dataset, in the order in
-    /// which they are first seen.
+    /// `layer_info`, if there are layers, `variant`, `reused_from`, `from_job` and so on, if there are layers, and the
+    /// columns of the dataset, in the order in which they are first seen.
     pub foreign: Vec<Column>,
 }
 
 impl ResultColumns {
     /// The columns of all rows of a batch.
     pub async fn of_batch(submitter: &Submitter, batch: &BatchId) -> Result<Self, JobError> {
-        let (mut observed, mut kinds, mut rows) =
-            (ObservedColumns::default(), [false; PICTURES.len()], ResultRows::of(submitter, batch));
-        while let Some(item) = rows.next().await? {
-            for name in pictures_of(item.job.request.task.kind()) {
-                kinds[PICTURES.iter().position(|known| known == name).unwrap_or_default()] = true;
+        let jobs = &submitter.jobs;
+        let (mut observed, mut cursor) = (ObservedColumns::default(), jobs.dataset_cursor(batch).await?);
+        loop {
+            let page = jobs.dataset_rows(batch, &mut cursor, PAGE).await?;
+            if page.is_empty() {
+                break;
             }
-            item.foreign().for_each(|(name, value)| observed.add(name, value));
+            for meta in page.iter().filter_map(|row| row.meta.as_ref()) {
+                foreign(meta).for_each(|(name, value)| observed.add(name, value));
+            }
         }
-        let mut columns = Self { pictures: Vec::new(), foreign: observed.into_columns() };
-        let there = PICTURES.into_iter().zip(kinds).filter(|(_, is_there)| *is_there);
-        columns.pictures = there.map(|(name, _)| name.to_owned()).collect();
+        let kinds = jobs.batch_kinds(batch).await?;
+        let is_there = |name: &&str| kinds.iter().any(|kind| pictures_of(*kind).contains(name));
+        let pictures = PICTURES.into_iter().filter(is_there).map(str::to_owned).collect();
+        let mut columns = Self { pictures, foreign: observed.into_columns() };
         let has_layers = columns.pictures.iter().any(|name| name == "layers");
+        let [job, layer, variant] = FROM;
         let info = has_layers.then_some((LAYER_INFO, ColumnType::Json));
+        let from = [(job, ColumnType::Text), (layer, ColumnType::Int), (variant, ColumnType::Int)];
         let own = info.into_iter().chain([(VARIANT, ColumnType::Int), (REUSED_FROM, ColumnType::Text)]);
+        let own = own.chain(from.into_iter().filter(|_| has_layers));
         columns.foreign.splice(0..0, own.map(|(name, kind)| Column::plain(name, kind)));
         Ok(columns)
     }

@@ -1,4 +1,4 @@
-//! The rows of a batch: those of its dataset in their order, then jobs that were submitted in other ways.
+//! The rows of a batch: those of its datasets in their order, then jobs that were submitted in other ways.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -9,12 +9,12 @@ use super::sample::is_exported;
 use crate::{
     app::Submitter,
     cli::jobs::results::prompt,
-    database::{DatasetJob, DatasetPlace, JobRow, JobStore},
-    job::{BatchId, FileEntry, InputRef, JobError, JobId, LayerRole, Placement},
+    database::{DatasetCursor, DatasetJob, JobRow, JobStore},
+    job::{BatchId, FileEntry, InputRef, JobError, JobId, LayerRole, ParentLayer, Placement},
 };
 
 /// The number of rows read at a time.
-const PAGE: u32 = 500;
+pub const PAGE: u32 = 500;
 
 /// The columns that every row has.
 pub const OWN: [&str; 7] = ["row", "id", "kind", "input", "prompt", "caption", "seed"];
@@ -24,8 +24,10 @@ pub const LAYER_INFO: &str = "layer_info";
 pub const VARIANT: &str = "variant";
 /// The job whose result this one took.
 pub const REUSED_FROM: &str = "reused_from";
+/// The layer that a job takes apart: the job that made it, its number, and its variant.
+pub const FROM: [&str; 3] = ["from_job", "from_layer", "from_variant"];
 /// The columns that exports of earlier versions are without.
-pub const LATER: [&str; 3] = [LAYER_INFO, VARIANT, REUSED_FROM];
+pub const LATER: [&str; 6] = [LAYER_INFO, VARIANT, REUSED_FROM, FROM[0], FROM[1], FROM[2]];
 /// The columns of pictures.
 pub const PICTURES: [&str; 5] = ["regenerated", "layers", "edited_layers", "edited", "composite"];
 
@@ -34,7 +36,7 @@ pub const PICTURES: [&str; 5] = ["regenerated", "layers", "edited_layers", "edit
 pub struct ExportedRow {
     /// Absent for a job that is of no row of the dataset.
     pub number: Option<u64>,
-    /// How many rows of other sources before it have the same number and job.
+    /// How many rows of earlier sources have the same number and job.
     pub nth: u32,
     pub meta: Map<String, Value>,
     pub job: JobRow,
@@ -46,13 +48,12 @@ pub struct ResultRows {
     page: VecDeque<ExportedRow>,
     /// The next page, which is read while the rows of this one are used.
     coming: Option<AbortOnDropHandle<Result<ResultPage, JobError>>>,
-    /// The number and the job of the last row, and how many rows before it have both.
-    last: Option<(u64, JobId, u32)>,
 }
 
 /// Where a page begins.
 enum PageCursor {
-    Dataset(Option<DatasetPlace>),
+    /// Nothing: at the first row.
+    Dataset(Option<DatasetCursor>),
     Outside(Option<JobId>),
 }
 
@@ -65,7 +66,7 @@ struct ResultPage {
 impl ResultRows {
     pub fn of(submitter: &Submitter, batch: &BatchId) -> Self {
         let (jobs, batch) = (submitter.jobs.clone(), batch.clone());
-        let mut rows = Self { jobs, batch, page: VecDeque::new(), coming: None, last: None };
+        let mut rows = Self { jobs, batch, page: VecDeque::new(), coming: None };
         rows.begin(PageCursor::Dataset(None));
         rows
     }
@@ -74,19 +75,10 @@ impl ResultRows {
         while self.page.is_empty() {
             let Some(coming) = self.coming.take() else { return Ok(None) };
             let read = coming.await;
-            let ResultPage { mut rows, next } =
+            let ResultPage { rows, next } =
                 read.map_err(|error| JobError::database(format!("a task that reads rows stopped: {error}")))??;
             if let Some(next) = next {
                 self.begin(next);
-            }
-            for row in &mut rows {
-                let Some(number) = row.number else { continue };
-                let id = row.job.id();
-                row.nth = match self.last {
-                    Some((before, job, nth)) if before == number && job == id => nth + 1,
-                    _ => 0,
-                };
-                self.last = Some((number, id, row.nth));
             }
             self.page.extend(rows);
         }
@@ -101,16 +93,19 @@ impl ResultRows {
 
 async fn page(jobs: &JobStore, batch: &BatchId, cursor: PageCursor) -> Result<ResultPage, JobError> {
     match cursor {
-        PageCursor::Dataset(after) => {
-            let page = jobs.dataset_jobs(batch, after.as_ref(), PAGE).await?;
-            let next = page.last().map(DatasetJob::place);
-            let rows = page.into_iter().map(|DatasetJob { number, meta, job, .. }| ExportedRow {
+        PageCursor::Dataset(cursor) => {
+            let mut cursor = match cursor {
+                Some(cursor) => cursor,
+                None => jobs.dataset_cursor(batch).await?,
+            };
+            let page = jobs.dataset_jobs(batch, &mut cursor, PAGE).await?;
+            let next = if page.is_empty() { PageCursor::Outside(None) } else { PageCursor::Dataset(Some(cursor)) };
+            let rows = page.into_iter().map(|DatasetJob { number, nth, meta, job }| ExportedRow {
                 number: Some(number),
-                nth: 0,
+                nth,
                 meta: meta.unwrap_or_default(),
                 job,
             });
-            let next = next.map_or(PageCursor::Outside(None), |last| PageCursor::Dataset(Some(last)));
             Ok(ResultPage { rows: rows.collect(), next: Some(next) })
         }
         PageCursor::Outside(after) => {
@@ -160,7 +155,14 @@ impl ExportedRow {
             (VARIANT.to_owned(), json!(variant.unwrap_or(1))),
             (REUSED_FROM.to_owned(), json!(result.and_then(|result| result.reused_from))),
         ];
-        own.chain(later).chain(self.foreign().map(|(name, value)| (name, value.clone()))).collect()
+        let from = request.parent_layer();
+        let from = [
+            json!(from.as_ref().map(|layer| layer.job)),
+            json!(from.as_ref().map(|layer| layer.layer)),
+            json!(from.as_ref().map(ParentLayer::variant)),
+        ];
+        let from = FROM.into_iter().map(str::to_owned).zip(from);
+        own.chain(later).chain(from).chain(self.foreign().map(|(name, value)| (name, value.clone()))).collect()
     }
 
     /// For each layer, then for each edited one, its number, its name, and where its file belongs on the canvas.
@@ -186,8 +188,13 @@ impl ExportedRow {
 
     /// The columns of the dataset, as they are called in an export.
     pub fn foreign(&self) -> impl Iterator<Item = (String, &Value)> {
-        self.meta.iter().map(|(name, value)| (free_name(name, &self.meta), value))
+        foreign(&self.meta)
     }
+}
+
+/// The columns of a row of the dataset, as they are called in an export.
+pub fn foreign(meta: &Map<String, Value>) -> impl Iterator<Item = (String, &Value)> {
+    meta.iter().map(|(name, value)| (free_name(name, meta), value))
 }
 
 /// The name of a column of the dataset, with a `_` at its end where acetate has a column of that name, or where readers

@@ -1,14 +1,19 @@
 //! The rows of datasets in both databases.
 
 use acetate::{
-    database::{DatasetRow, DatasetRun, SubmitOptions},
-    job::JobId,
+    database::{DatasetRow, DatasetRun, JobStore, SourceOverlap, SubmitOptions},
+    job::{BatchId, JobId, JobKind},
 };
 use serde_json::json;
 
 use super::support::{Database, as_read, batch, on_both, on_postgres, request, submitted_batch};
 
-on_both!(rows_keep_their_order_and_follow_the_latest_submission, jobs_say_that_they_are_local);
+on_both!(
+    rows_keep_their_order_and_follow_the_latest_submission,
+    sources_follow_each_other,
+    a_source_that_has_all_rows_of_another_takes_its_place,
+    jobs_say_that_they_are_local,
+);
 
 fn row(number: u64, job: JobId, text: &str) -> DatasetRow {
     DatasetRow { number, job, meta: json!({ "text": text, "zero": "a\0b" }).as_object().cloned() }
@@ -28,11 +33,12 @@ async fn rows_keep_their_order_and_follow_the_latest_submission(database: Databa
     job_store.record_dataset_rows(&name, &run(1), &rows).await.unwrap();
     job_store.record_dataset_rows(&name, &run(1), &[]).await.unwrap();
     let read = async || {
-        let (mut after, mut found) = (None, Vec::new());
+        let (mut cursor, mut found) = (job_store.dataset_cursor(&name).await.unwrap(), Vec::new());
         loop {
-            let page = job_store.dataset_jobs(&name, after.as_ref(), 2).await.unwrap();
-            let Some(last) = page.last() else { return found };
-            after = Some(last.place());
+            let page = job_store.dataset_jobs(&name, &mut cursor, 2).await.unwrap();
+            if page.is_empty() {
+                return found;
+            }
             found.extend(page.into_iter().map(|row| (row.number, row.job.id(), row.meta.unwrap()["text"].clone())));
         }
     };
@@ -63,11 +69,79 @@ async fn rows_keep_their_order_and_follow_the_latest_submission(database: Databa
     job_store.record_dataset_rows(&name, &run(5), &[row(2, ids[2], "a")]).await.unwrap();
     job_store.drop_moved_rows(&name, &run(5), true).await.unwrap();
     assert_eq!(read().await.iter().map(|row| row.0).collect::<Vec<_>>(), [2, 4, 4]);
+    assert_eq!(read().await[1].2, json!("c"), "the first source comes first");
 
     // Deleted jobs take their rows with them.
     assert_eq!(job_store.cancel_batch(&name).await.unwrap(), 4);
     assert_eq!(job_store.forget(&as_read(&job_store, &[ids[0]]).await).await.unwrap().deleted, 1);
     assert_eq!(read().await, [(2, ids[2], json!("a"))]);
+}
+
+/// The number, the job and the earlier equals of each row of a batch.
+async fn numbered(job_store: &JobStore, batch: &BatchId) -> Vec<(u64, JobId, u32)> {
+    let (mut cursor, mut found) = (job_store.dataset_cursor(batch).await.unwrap(), Vec::new());
+    loop {
+        let page = job_store.dataset_jobs(batch, &mut cursor, 2).await.unwrap();
+        if page.is_empty() {
+            return found;
+        }
+        found.extend(page.iter().map(|row| (row.number, row.job.id(), row.nth)));
+    }
+}
+
+async fn sources_follow_each_other(database: Database) {
+    let job_store = database.service().await;
+    let name = batch("several");
+    let ids = submitted_batch(&job_store, &name, 3).await;
+    let [a, b, c] = ids[..] else { unreachable!() };
+    // Not in the order of their digests, and in pieces that alternate.
+    for (source, began, rows) in [
+        ("z", 5, vec![row(1, a, "1"), row(2, b, "2")]),
+        ("m", 7, vec![row(1, c, "1"), row(2, b, "2")]),
+        ("z", 5, vec![row(3, c, "3")]),
+        ("a", 3, vec![row(2, b, "2")]),
+        ("m", 9, vec![row(3, a, "3")]),
+    ] {
+        let run = DatasetRun { source: source.to_owned(), began };
+        job_store.record_dataset_rows(&name, &run, &rows).await.unwrap();
+    }
+    let all = [(1, a, 0), (2, b, 0), (3, c, 0), (1, c, 0), (2, b, 1), (3, a, 0), (2, b, 2)];
+    assert_eq!(numbered(&job_store, &name).await, all);
+    let mut cursor = job_store.dataset_cursor(&name).await.unwrap();
+    let mut rows = Vec::new();
+    loop {
+        let page = job_store.dataset_rows(&name, &mut cursor, 2).await.unwrap();
+        if page.is_empty() {
+            break;
+        }
+        rows.extend(page);
+    }
+    assert_eq!(rows.iter().map(|row| (row.number, row.job)).collect::<Vec<_>>(), all.map(|row| (row.0, row.1)));
+    assert_eq!(rows[4].meta.as_ref().unwrap()["text"], "2");
+    assert_eq!(job_store.batch_kinds(&name).await.unwrap(), [JobKind::Composite]);
+}
+
+async fn a_source_that_has_all_rows_of_another_takes_its_place(database: Database) {
+    let job_store = database.service().await;
+    let name = batch("moved");
+    let ids = submitted_batch(&job_store, &name, 3).await;
+    let [a, b, c] = ids[..] else { unreachable!() };
+    let record = async |source: &str, rows: &[DatasetRow]| {
+        let run = DatasetRun { source: source.to_owned(), began: 1 };
+        job_store.record_dataset_rows(&name, &run, rows).await.unwrap();
+        job_store.merge_sources(&name, source).await.unwrap()
+    };
+    assert_eq!(record("old", &[row(1, a, "1"), row(2, b, "2")]).await, []);
+    let overlap = |other: &str, rows, shared, equal| SourceOverlap { other: other.to_owned(), rows, shared, equal };
+    assert_eq!(record("other", &[row(1, c, "1")]).await, [overlap("old", 2, 0, 0)]);
+    // A part is none, and neither are other columns or other numbers.
+    let others = |equal| [overlap("old", 2, 2, equal), overlap("other", 1, 0, 0)];
+    assert_eq!(record("new", &[row(1, a, "1"), row(2, b, "changed")]).await, others(1));
+    assert_eq!(numbered(&job_store, &name).await.len(), 5);
+    // With more rows behind them, it is.
+    assert_eq!(record("new", &[row(2, b, "2"), row(3, b, "3")]).await, [overlap("other", 1, 0, 0)]);
+    assert_eq!(numbered(&job_store, &name).await, [(1, a, 0), (2, b, 0), (3, b, 0), (1, c, 0)]);
+    assert_eq!(job_store.dataset_sources(&name).await.unwrap(), ["new", "other"]);
 }
 
 async fn jobs_say_that_they_are_local(database: Database) {
@@ -119,7 +193,9 @@ async fn chunks_of_many(database: Database) {
         }
         job_store.drop_moved_rows(&name, &run(began), true).await.unwrap();
     }
-    assert_eq!(job_store.dataset_jobs(&name, None, u32::MAX).await.unwrap().len(), ROWS);
+    assert_eq!(job_store.merge_sources(&name, "set").await.unwrap(), []);
+    let mut cursor = job_store.dataset_cursor(&name).await.unwrap();
+    assert_eq!(job_store.dataset_jobs(&name, &mut cursor, u32::MAX).await.unwrap().len(), ROWS);
     job_store.close().await;
     let after = database.count(read).await;
     assert!(after - before < 20 * ROWS as i64, "{} rows were read for {ROWS}", after - before);

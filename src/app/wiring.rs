@@ -215,6 +215,7 @@ pub fn stores(config: &Config, trust: Trust) -> Result<Stores, JobError> {
         inputs: settings.inputs.clone(),
         outputs: settings.outputs.clone(),
         http_inputs: settings.http_inputs,
+        http_allow: settings.http_allow.clone(),
     };
     Stores::new(&settings, trust)
 }

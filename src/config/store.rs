@@ -49,6 +49,8 @@ pub struct StoreSection {
     #[serde(deserialize_with = "list")]
     pub outputs: Vec<String>,
     pub http_inputs: bool,
+    #[serde(deserialize_with = "list")]
+    pub http_allow: Vec<String>,
     pub checksums: ChecksumsSetting,
     pub connect_timeout_seconds: f64,
     pub read_timeout_seconds: f64,

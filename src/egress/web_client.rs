@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use flate2::read::MultiGzDecoder;
 use ureq::{
     Agent, Body,
     config::Config,
@@ -25,11 +26,13 @@ use super::{
     retry_after::{HostPauses, retry_after},
     status_line::StatusLine,
     trust::{self, PrivateCas},
+    trusted_origins::TrustedOrigins,
     web_address::WebAddress,
 };
 use crate::job::{JobError, certificate_advice};
 
 const MAX_REDIRECTS: usize = 3;
+const ONLY_PUBLIC: &str = "inputs from the web must have public addresses, or an origin in store.http_allow";
 const USER_AGENT: &str = concat!("acetate/", env!("CARGO_PKG_VERSION"));
 
 /// Timeouts for the web, and the allowed addresses.
@@ -44,7 +47,9 @@ pub struct WebLimits {
     pub private_cas: Option<PrivateCas>,
     /// Hosts that have asked to be left alone.
     pub pauses: HostPauses,
-    /// Decides which addresses may be connected to. Only tests allow others than public ones.
+    /// Origins that may have any address.
+    pub trusted: TrustedOrigins,
+    /// Decides which addresses the others may have. Only tests allow others than public ones.
     pub may_connect: fn(&SocketAddr) -> bool,
 }
 
@@ -56,6 +61,7 @@ impl Default for WebLimits {
             deadline: Duration::from_secs(180),
             private_cas: None,
             pauses: HostPauses::default(),
+            trusted: TrustedOrigins::default(),
             may_connect: |address| is_public(address.ip()),
         }
     }
@@ -84,17 +90,19 @@ pub fn read(
     Err(JobError::invalid("input", format!("{address}: more than {MAX_REDIRECTS} redirects; use the final address")))
 }
 
-/// Refuses an address whose host is written as one that is not public, before anything is resolved.
-pub fn check_host(address: &WebAddress) -> Result<(), JobError> {
-    let (_, host, _) = address.origin();
-    let forbidden = |reason: String| {
-        let reason = format!("{reason}; inputs from the web must have public addresses");
-        Err(JobError::InputForbidden { input: address.to_string(), reason })
-    };
-    match written_address(&host) {
-        Some(ip) if !is_public(ip) => forbidden(NotPublic(ip).to_string()),
-        None if is_local_name(&host) => forbidden("its host is a name of this machine or its network".to_owned()),
-        _ => Ok(()),
+impl WebLimits {
+    /// Refuses an address whose host is written as one that is not public, before anything is resolved.
+    pub fn check_host(&self, address: &WebAddress) -> Result<(), JobError> {
+        let (_, host, _) = address.origin();
+        let forbidden = |reason: String| {
+            Err(JobError::InputForbidden { input: address.to_string(), reason: format!("{reason}; {ONLY_PUBLIC}") })
+        };
+        match written_address(&host) {
+            _ if self.trusted.has(address) => Ok(()),
+            Some(ip) if !is_public(ip) => forbidden(NotPublic(ip).to_string()),
+            None if is_local_name(&host) => forbidden("its host is a name of this machine or its network".to_owned()),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -103,7 +111,12 @@ fn ask(address: &WebAddress, limits: &WebLimits, end: Instant) -> Result<Respons
         let reason = format!("its server has asked to wait; {} are left", seconds(left));
         return Err(JobError::input_unreachable(address.to_string(), reason).retry_after(left));
     }
-    agent(limits, end).get(address.uri().clone()).call().map_err(|error| failed(address, error))
+    let agent = if limits.trusted.has(address) {
+        agent(&WebLimits { may_connect: |_| true, ..limits.clone() }, end)
+    } else {
+        agent(limits, end)
+    };
+    agent.get(address.uri().clone()).call().map_err(|error| failed(address, error))
 }
 
 /// The HTTP client with these limits. It follows no redirects, keeps no connections and uses no proxy.
@@ -141,8 +154,19 @@ fn receive(address: &WebAddress, answer: Response<Body>, cap: u64) -> Result<Vec
     if let Some(length) = length.filter(|length| *length > cap) {
         return Err(too_large(format!("{length} bytes are")));
     }
+    let encoding = answer.headers().get(header::CONTENT_ENCODING).and_then(|value| value.to_str().ok());
+    let encoding = encoding.unwrap_or_default().trim().to_ascii_lowercase();
     let mut bytes = Vec::with_capacity(usize::try_from(length.unwrap_or_default()).unwrap_or_default());
-    let mut body = answer.into_body().into_reader().take(cap + 1);
+    let body = answer.into_body().into_reader();
+    // Some servers compress although the request asks them not to. The cap counts what comes out.
+    let mut body: Box<dyn Read> = match encoding.as_str() {
+        "" | "identity" => Box::new(body.take(cap + 1)),
+        "gzip" | "x-gzip" => Box::new(MultiGzDecoder::new(body).take(cap + 1)),
+        other => {
+            let reason = format!("{address}: its server compresses it with {other}, which the request did not allow");
+            return Err(JobError::invalid("input", reason));
+        }
+    };
     body.read_to_end(&mut bytes).map_err(|error| {
         let error = match error.downcast::<ureq::Error>() {
             Ok(error) => error,
@@ -200,10 +224,9 @@ fn refused(address: &WebAddress, status: u16, asked: Option<Duration>, pauses: &
 pub(super) fn failed(address: &WebAddress, error: ureq::Error) -> JobError {
     let input = address.to_string();
     match error {
-        ureq::Error::Other(inner) if inner.is::<NotPublic>() => JobError::InputForbidden {
-            input,
-            reason: format!("{inner}; inputs from the web must have public addresses"),
-        },
+        ureq::Error::Other(inner) if inner.is::<NotPublic>() => {
+            JobError::InputForbidden { input, reason: format!("{inner}; {ONLY_PUBLIC}") }
+        }
         ureq::Error::HostNotFound => JobError::InputNotFound { input },
         ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
             JobError::invalid("input", format!("{input}: is not an address that can be fetched"))

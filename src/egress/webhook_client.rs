@@ -7,6 +7,7 @@ use super::{
     retry_after::retry_after,
     status_line::StatusLine,
     trust::PrivateCas,
+    trusted_origins::TrustedOrigins,
     web_address::WebAddress,
     web_client::{self, WebLimits},
 };
@@ -16,7 +17,7 @@ use crate::job::JobError;
 #[derive(Debug, Clone)]
 pub struct WebhookPolicy {
     /// Origins that may be private, or without TLS.
-    trusted: Vec<(bool, String, u16)>,
+    trusted: TrustedOrigins,
     setting: &'static str,
     limits: WebLimits,
 }
@@ -24,14 +25,7 @@ pub struct WebhookPolicy {
 impl WebhookPolicy {
     /// Reads the origins of a setting, such as `http://127.0.0.1:9000`.
     pub fn new(setting: &'static str, origins: &[String], private_cas: Option<PrivateCas>) -> Result<Self, JobError> {
-        let mut trusted = Vec::new();
-        for origin in origins {
-            let Ok(address) = WebAddress::parse(setting, origin) else {
-                let reason = format!("`{origin}` is not an origin such as http://127.0.0.1:9000");
-                return Err(JobError::invalid(setting, reason));
-            };
-            trusted.push(address.origin());
-        }
+        let trusted = TrustedOrigins::parse(setting, origins)?;
         let seconds = Duration::from_secs;
         let limits = WebLimits {
             connect: seconds(5),
@@ -46,7 +40,7 @@ impl WebhookPolicy {
     /// Whether a request may use this address. Its host name is resolved when it is called.
     pub fn check(&self, field: &str, url: &str) -> Result<(), JobError> {
         let address = WebAddress::parse(field, url)?;
-        if self.trusts(&address) {
+        if self.trusted.has(&address) {
             return Ok(());
         }
         let forbidden = |reason: &str| {
@@ -71,7 +65,7 @@ impl WebhookPolicy {
 
     fn call(&self, address: WebAddress, headers: &[(&str, String)], body: &str) -> Result<WebhookAnswer, JobError> {
         let mut limits = self.limits.clone();
-        if self.trusts(&address) {
+        if self.trusted.has(&address) {
             limits.may_connect = |_| true;
         }
         let line = StatusLine::default();
@@ -88,10 +82,6 @@ impl WebhookPolicy {
             (Err(ureq::Error::Protocol(_)), Some(status)) => Ok(WebhookAnswer { status, retry_after: None }),
             (Err(error), _) => Err(web_client::failed(&address, error)),
         }
-    }
-
-    fn trusts(&self, address: &WebAddress) -> bool {
-        self.trusted.contains(&address.origin())
     }
 }
 

@@ -97,15 +97,17 @@ impl InputReader {
     }
 
     fn allow(&self, location: &Location) -> Result<(), JobError> {
-        if matches!(location, Location::Web(_)) && self.web.is_none() {
-            let reason = "inputs from the web are disabled (store.http_inputs); set ACETATE__STORE__HTTP_INPUTS=true for \
-                          the workers and here, or copy the picture into the object store";
-            return Err(JobError::InputForbidden { input: location.to_string(), reason: reason.to_owned() });
-        }
         if let Location::Web(address) = location {
-            egress::check_host(address)?;
+            let Some(web) = &self.web else { return Err(Self::no_web(location)) };
+            web.check_host(address)?;
         }
         self.allowed.as_ref().map_or(Ok(()), |list| list.check(location))
+    }
+
+    fn no_web(location: &Location) -> JobError {
+        let reason = "inputs from the web are disabled (store.http_inputs); set ACETATE__STORE__HTTP_INPUTS=true for the \
+                      workers and here, or copy the picture into the object store";
+        JobError::InputForbidden { input: location.to_string(), reason: reason.to_owned() }
     }
 
     async fn read_object(&self, object: &S3Location, cap: u64) -> Result<Vec<u8>, JobError> {

@@ -10,7 +10,10 @@ use super::{
     FolderStore, InputReader, ObjectKey, S3Client, S3Settings, S3Store, Store, Trust, allow::AllowList, key::INPUTS,
     location::Location, target::Target,
 };
-use crate::{egress::WebLimits, job::JobError};
+use crate::{
+    egress::{TrustedOrigins, WebLimits},
+    job::JobError,
+};
 
 /// The settings of `[store]`.
 #[derive(Debug, Clone)]
@@ -23,6 +26,8 @@ pub struct StoreSettings {
     /// The allowed prefixes of results. Empty: `url`.
     pub outputs: Vec<String>,
     pub http_inputs: bool,
+    /// Origins of inputs that may be private.
+    pub http_allow: Vec<String>,
 }
 
 /// Clones share connections.
@@ -55,7 +60,8 @@ impl Stores {
             )),
         };
         let (allowed, outputs) = lists.unzip();
-        let web = settings.http_inputs.then(|| WebLimits::of(&settings.s3));
+        let trusted = TrustedOrigins::parse("store.http_allow", &settings.http_allow)?;
+        let web = settings.http_inputs.then(|| WebLimits { trusted, ..WebLimits::of(&settings.s3) });
         Ok(Self {
             own,
             inputs: InputReader::new(client.clone(), allowed, web),
@@ -207,6 +213,7 @@ mod tests {
             inputs: Vec::new(),
             outputs: vec!["s3://out".to_owned(), "file:///srv/out".to_owned()],
             http_inputs: false,
+            http_allow: Vec::new(),
         }
     }
 
@@ -252,6 +259,22 @@ mod tests {
         assert!(!web(false, &[]) && !web(false, &["https://pictures.example"]));
         assert!(web(true, &[]) && web(true, &["s3://in", "https://pictures.example"]));
         assert!(!web(true, &["s3://in", "https://other.example"]));
+    }
+
+    #[test]
+    fn private_web_servers_are_asked_if_they_are_named() {
+        let stores = |origin: &str| {
+            let http_allow = vec![origin.to_owned()];
+            Stores::new(&StoreSettings { http_inputs: true, http_allow, ..settings("s3://own/x") }, Trust::Submitted)
+        };
+        let inputs = stores("https://10.0.0.7").unwrap();
+        let check = |url: &str| inputs.inputs().check(url).map_err(|error| error.to_string());
+        check("https://10.0.0.7/x.png").unwrap();
+        for refused in ["https://10.0.0.7:8443/x.png", "http://10.0.0.7/x.png", "https://10.0.0.8/x.png"] {
+            assert!(check(refused).unwrap_err().contains("or an origin in store.http_allow"), "{refused}");
+        }
+        let error = stores("files.lan").unwrap_err().to_string();
+        assert!(error.starts_with("store.http_allow: `files.lan` is not an origin"), "{error}");
     }
 
     #[test]

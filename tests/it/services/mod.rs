@@ -49,5 +49,6 @@ pub mod tls;
 mod traces;
 mod upgrades;
 mod varied_export;
+mod web_datasets;
 mod worker;
 pub mod world;

@@ -109,6 +109,7 @@ pub fn stores_with(s3: S3Settings, url: &str, inputs: &[&str], trust: Trust) -> 
         inputs: inputs.iter().map(|prefix| (*prefix).to_owned()).collect(),
         outputs: Vec::new(),
         http_inputs: false,
+        http_allow: Vec::new(),
     };
     Stores::new(&settings, trust).unwrap()
 }

@@ -19,6 +19,7 @@ async fn a_folder_keeps_what_a_store_promises() {
         inputs: Vec::new(),
         outputs: Vec::new(),
         http_inputs: false,
+        http_allow: Vec::new(),
     };
     let stores = Stores::new(&settings, Trust::Submitted).unwrap();
     keeps_its_promises("a folder", stores.own()).await;

@@ -128,17 +128,7 @@ impl FolderStore {
     /// Reads an object of at most `cap` bytes.
     pub async fn get(&self, key: &ObjectKey, cap: u64) -> Result<Vec<u8>, JobError> {
         let path = self.path(key);
-        blocking(move || {
-            let file = File::open(&path).map_err(|error| io_error(&path, "read the object", error))?;
-            let mut bytes = Vec::new();
-            file.take(cap + 1).read_to_end(&mut bytes).map_err(|error| io_error(&path, "read the object", error))?;
-            if bytes.len() as u64 > cap {
-                let reason = format!("is larger than the expected {cap} bytes");
-                return Err(JobError::storage(path.display().to_string(), reason));
-            }
-            Ok(bytes)
-        })
-        .await
+        blocking(move || read_whole(&path, cap)).await
     }
 
     pub async fn exists(&self, key: &ObjectKey) -> Result<bool, JobError> {
@@ -258,6 +248,20 @@ fn delete_epochs(folder: &Path, wanted: impl Fn(Epoch) -> bool, whole: bool) -> 
         fs::remove_dir(folder).ok();
     }
     Ok(deleted)
+}
+
+/// Reads a file of at most `cap` bytes, which does not change, at once.
+pub(super) fn read_whole(path: &Path, cap: u64) -> Result<Vec<u8>, JobError> {
+    let failed = |error: std::io::Error| io_error(path, "read the object", error);
+    let mut file = File::open(path).map_err(failed)?;
+    let size = file.metadata().map_err(failed)?.len();
+    if size > cap {
+        let reason = format!("is larger than the expected {cap} bytes");
+        return Err(JobError::storage(path.display().to_string(), reason));
+    }
+    let mut bytes = vec![0; usize::try_from(size).unwrap_or_default()];
+    file.read_exact(&mut bytes).map_err(failed)?;
+    Ok(bytes)
 }
 
 /// Writes under a temporary name in the same folder, flushes, renames, and flushes the folder's entry.

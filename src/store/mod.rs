@@ -35,7 +35,7 @@ pub use folder::{FolderStore, Stored};
 pub use inputs::{InputReader, Trust, check_readable, input_name};
 pub use key::ObjectKey;
 pub use listing::{Listed, Listing, Skipped};
-pub use result::{ResultFiles, read_published};
+pub use result::{ResultFiles, read_all_published};
 pub use s3::{BucketSettings, Checksums, Encryption, PathStyle, S3Client, S3Credentials, S3Settings, S3Store};
 pub use stores::{StoreSettings, Stores};
 pub use target::{Target, TargetLock};

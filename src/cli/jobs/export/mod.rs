@@ -37,7 +37,7 @@ use columns::ResultColumns;
 use memory::Memory;
 use rows::{ExportedRow, ResultRows};
 use sample::{Budget, Sample};
-use shard::ShardFile;
+use shard::{FinishedShard, ShardFile};
 
 /// How many results are read ahead, as far as [`IN_MEMORY`] allows.
 const AHEAD: usize = 16;
@@ -143,8 +143,10 @@ pub async fn export(global: &GlobalArgs, submitter: &Submitter, args: ExportArgs
     }
     let start = Instant::now();
     let mut sweep = Sweep::start(global, "exporting", summary.total());
-    let mut work = ExportRun { submitter, target: &target, args: &args, report: ExportReport::default() };
+    let mut work =
+        ExportRun { submitter, target: &target, args: &args, finishing: None, report: ExportReport::default() };
     let done = work.all(&mut memory, &mut sweep).await;
+    let finished = work.remember(&mut memory).await;
     let stopped = sweep.is_stopped();
     drop(sweep);
     let ExportRun { report, .. } = work;
@@ -155,6 +157,7 @@ pub async fn export(global: &GlobalArgs, submitter: &Submitter, args: ExportArgs
         format => memory.write_card(format).await,
     };
     done?;
+    finished?;
     described?;
     print(&args, &target, &report, start.elapsed())?;
     if stopped {
@@ -174,6 +177,8 @@ struct ExportRun<'a> {
     submitter: &'a Submitter,
     target: &'a Target,
     args: &'a ExportArgs,
+    /// The shard before the one that is being written.
+    finishing: Option<JoinHandle<Result<FinishedShard, JobError>>>,
     report: ExportReport,
 }
 
@@ -197,7 +202,9 @@ impl ExportRun<'_> {
                         Some((item, key)) => {
                             let with_pictures = self.args.format != DatasetFormat::Jsonl;
                             let reading = sample::read(self.submitter, &item, &budget, with_pictures);
-                            ahead.push_back(async move { ReadAhead { sample: joined(reading).await, item, key } });
+                            ahead.push_back(
+                                async move { ReadAhead { sample: joined(reading, "result").await, item, key } },
+                            );
                         }
                         None if !sweep.add(1) => return Ok(()),
                         None => {}
@@ -210,7 +217,10 @@ impl ExportRun<'_> {
                 Ok(sample) => {
                     let into = match &mut shard {
                         Some(shard) => shard,
-                        None => shard.insert(ShardFile::begin(self.target, self.args.format, memory)?),
+                        None => {
+                            let number = memory.next_shard() + u64::from(self.finishing.is_some());
+                            shard.insert(ShardFile::begin(self.target, self.args.format, number, memory.columns())?)
+                        }
                     };
                     into.add(&item, &key, sample).await?;
                 }
@@ -265,9 +275,20 @@ impl ExportRun<'_> {
         is_large || shard.rows() >= self.args.shard_rows.unwrap_or(usual)
     }
 
+    /// Lets a shard become visible while the next one is written: that waits for the disk, or for S3.
     async fn finish(&mut self, shard: Option<ShardFile>, memory: &mut Memory<'_>) -> Result<(), Failure> {
         let Some(shard) = shard else { return Ok(()) };
-        let finished = shard.finish(self.target).await?;
+        // One after the other, so that what is visible has no gap.
+        self.remember(memory).await?;
+        let target = self.target.clone();
+        self.finishing = Some(tokio::spawn(async move { shard.finish(&target).await }));
+        Ok(())
+    }
+
+    /// Remembers the shard that is becoming visible.
+    async fn remember(&mut self, memory: &mut Memory<'_>) -> Result<(), Failure> {
+        let Some(task) = self.finishing.take() else { return Ok(()) };
+        let finished = joined(task, "shard").await?;
         self.report.shards += 1;
         self.report.written += finished.lines.len() as u64;
         self.report.bytes += finished.bytes;
@@ -275,10 +296,10 @@ impl ExportRun<'_> {
     }
 }
 
-async fn joined(task: JoinHandle<Result<Sample, JobError>>) -> Result<Sample, JobError> {
+async fn joined<T>(task: JoinHandle<Result<T, JobError>>, what: &str) -> Result<T, JobError> {
     match task.await {
-        Ok(sample) => sample,
-        Err(error) => Err(JobError::storage("result", format!("its thread stopped: {error}")).caused_by(error)),
+        Ok(done) => done,
+        Err(error) => Err(JobError::storage(what, format!("its thread stopped: {error}")).caused_by(error)),
     }
 }
 

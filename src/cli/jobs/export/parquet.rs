@@ -85,16 +85,18 @@ impl ParquetFile {
         Ok(Self { writer, columns, rows: Vec::new(), bytes: 0 })
     }
 
+    /// Takes the bytes of the pictures.
     pub fn add(
         &mut self,
         record: &Map<String, Value>,
         key: &str,
-        pictures: &[SamplePicture],
+        pictures: &mut [SamplePicture],
     ) -> Result<(), WriteError> {
-        let picture = |picture: &SamplePicture| {
-            (picture.column, format!("{key}.{}", picture.ending), ByteArray::from(picture.bytes.clone()))
+        let picture = |picture: &mut SamplePicture| {
+            let bytes = ByteArray::from(std::mem::take(&mut picture.bytes));
+            (picture.column, format!("{key}.{}", picture.ending), bytes)
         };
-        let pictures: Vec<_> = pictures.iter().map(picture).collect();
+        let pictures: Vec<_> = pictures.iter_mut().map(picture).collect();
         self.bytes += pictures.iter().map(|(_, _, bytes)| bytes.len()).sum::<usize>();
         self.rows.push(ParquetRow { record: record.clone(), pictures });
         if self.bytes >= GROUP || self.rows.len() >= ROWS_IN_GROUP { self.write_group() } else { Ok(()) }

@@ -11,7 +11,7 @@ use super::rows::ExportedRow;
 use crate::{
     app::Submitter,
     job::{FileEntry, JobError, LayerRole},
-    store::{ObjectKey, Stores, read_published},
+    store::{ObjectKey, Stores, read_all_published},
 };
 
 /// How much may be in memory, in units of [`UNIT`] bytes.
@@ -76,14 +76,15 @@ async fn pictures(
     with_pictures: bool,
 ) -> Result<Vec<SamplePicture>, JobError> {
     let (store, manifest) = (stores.at_root(root)?, ObjectKey::parse(manifest)?);
-    let mut pictures = Vec::with_capacity(files.len());
-    for file in files.iter().filter(|file| is_exported(file)) {
+    let files: Vec<FileEntry> = files.iter().filter(|file| is_exported(file)).cloned().collect();
+    let read = if with_pictures { read_all_published(&store, &manifest, &files).await? } else { Vec::new() };
+    let mut read = read.into_iter();
+    let picture = |file: &FileEntry| {
         let (column, is_list, ending) = slot(file);
-        let bytes = if with_pictures { read_published(&store, &manifest, file).await? } else { Vec::new() };
         let (variant, url) = (file.variant, store.url(&manifest.sibling(&file.name)?));
-        pictures.push(SamplePicture { variant, column, is_list, ending, url, bytes });
-    }
-    Ok(pictures)
+        Ok(SamplePicture { variant, column, is_list, ending, url, bytes: read.next().unwrap_or_default() })
+    };
+    files.iter().map(picture).collect()
 }
 
 /// Whether a dataset has the file.

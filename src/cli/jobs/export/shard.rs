@@ -13,7 +13,7 @@ use tempfile::{NamedTempFile, TempDir};
 use super::{
     DatasetFormat,
     columns::ResultColumns,
-    memory::{Memory, NTH},
+    memory::NTH,
     parquet::ParquetFile,
     rows::ExportedRow,
     sample::{Sample, SamplePicture},
@@ -25,7 +25,10 @@ use crate::{
 
 /// The pictures that are sent to S3 at a time.
 const AT_A_TIME: usize = 8;
-const BUFFER: usize = 1 << 20;
+/// Larger pictures are written at once, without a copy in between.
+const BUFFER: usize = 64 << 10;
+/// The unit of an archive.
+const BLOCK: usize = 512;
 
 pub struct ShardFile {
     number: u64,
@@ -37,7 +40,7 @@ pub struct ShardFile {
 }
 
 enum ShardContent {
-    Archive(NamedTempFile, tar::Builder<BufWriter<File>>),
+    Archive(NamedTempFile, BufWriter<File>),
     Parquet(NamedTempFile, Box<ParquetFile>),
     Lines(NamedTempFile, BufWriter<File>),
     Folder(TempDir),
@@ -51,7 +54,12 @@ pub struct FinishedShard {
 }
 
 impl ShardFile {
-    pub fn begin(target: &Target, format: DatasetFormat, memory: &Memory<'_>) -> Result<Self, JobError> {
+    pub fn begin(
+        target: &Target,
+        format: DatasetFormat,
+        number: u64,
+        columns: &ResultColumns,
+    ) -> Result<Self, JobError> {
         let new_file = || -> Result<(NamedTempFile, File), JobError> {
             let file = target.new_file()?;
             let same = file.as_file().try_clone().map_err(|error| io_error(file.path(), "write the file", error))?;
@@ -60,12 +68,11 @@ impl ShardFile {
         let content = match format {
             DatasetFormat::Webdataset => {
                 let (file, same) = new_file()?;
-                ShardContent::Archive(file, tar::Builder::new(BufWriter::with_capacity(BUFFER, same)))
+                ShardContent::Archive(file, BufWriter::with_capacity(BUFFER, same))
             }
             DatasetFormat::Parquet => {
                 let (file, same) = new_file()?;
-                let writer =
-                    ParquetFile::begin(same, memory.columns().clone()).map_err(|error| error.at(file.path()))?;
+                let writer = ParquetFile::begin(same, columns.clone()).map_err(|error| error.at(file.path()))?;
                 ShardContent::Parquet(file, Box::new(writer))
             }
             DatasetFormat::Jsonl => {
@@ -77,8 +84,7 @@ impl ShardFile {
                 None => ShardContent::Prefix(target.clone()),
             },
         };
-        let (number, columns) = (memory.next_shard(), memory.columns().clone());
-        Ok(Self { number, lines: Vec::new(), bytes: 0, columns, content })
+        Ok(Self { number, lines: Vec::new(), bytes: 0, columns: columns.clone(), content })
     }
 
     /// The size of the pictures and texts so far.
@@ -105,7 +111,7 @@ impl ShardFile {
         item: &ExportedRow,
         key: &str,
         mut record: Map<String, Value>,
-        pictures: Vec<SamplePicture>,
+        mut pictures: Vec<SamplePicture>,
     ) -> Result<(), JobError> {
         self.columns.fit(&mut record);
         // In an archive, each row has its values as JSON.
@@ -121,9 +127,9 @@ impl ShardFile {
         self.bytes += pictures.iter().map(|picture| picture.bytes.len() as u64).sum::<u64>();
         let folder = format!("{:06}", self.number);
         if let ShardContent::Prefix(target) = &self.content {
-            let sends = pictures.iter().map(|picture| {
+            let sends = pictures.iter_mut().map(|picture| {
                 let name = format!("{folder}/{key}.{}", picture.ending);
-                let (target, bytes) = (target.clone(), picture.bytes.clone());
+                let (target, bytes) = (target.clone(), std::mem::take(&mut picture.bytes));
                 async move { target.write(&name, bytes).await }
             });
             let sends: Vec<_> = sends.collect();
@@ -135,7 +141,7 @@ impl ShardFile {
                 write_sample(archive, key, &record, &pictures).map_err(|error| io_error(file.path(), "write", error))
             }
             ShardContent::Parquet(file, writer) => {
-                writer.add(&record, key, &pictures).map_err(|error| error.at(file.path()))
+                writer.add(&record, key, &mut pictures).map_err(|error| error.at(file.path()))
             }
             ShardContent::Lines(file, lines) => {
                 self.columns.begin_pictures(&mut record, "", "");
@@ -175,9 +181,12 @@ impl ShardFile {
         let Self { number, lines, bytes, content, .. } = self;
         let name = |extension: &str| format!("layers-{number:06}.{extension}");
         match content {
-            ShardContent::Archive(file, archive) => {
-                let flushed = tokio::task::block_in_place(|| archive.into_inner()?.flush());
-                flushed.map_err(|error| io_error(file.path(), "write", error))?;
+            ShardContent::Archive(file, mut archive) => {
+                let ended = tokio::task::block_in_place(|| {
+                    archive.write_all(&[0; 2 * BLOCK])?;
+                    archive.flush()
+                });
+                ended.map_err(|error| io_error(file.path(), "write", error))?;
                 target.keep(file, &name("tar")).await?;
             }
             ShardContent::Parquet(file, writer) => {
@@ -204,8 +213,9 @@ fn put(record: &mut Map<String, Value>, column: &str, is_list: bool, value: &str
     }
 }
 
+/// Writes the entries of an archive. `tar::Builder` would copy each through a small buffer first.
 fn write_sample(
-    archive: &mut tar::Builder<BufWriter<File>>,
+    archive: &mut BufWriter<File>,
     key: &str,
     record: &Map<String, Value>,
     pictures: &[SamplePicture],
@@ -214,10 +224,14 @@ fn write_sample(
     let pictures = pictures.iter().map(|picture| (picture.ending.as_str(), picture.bytes.as_slice()));
     for (ending, bytes) in pictures.chain([("json", json.as_slice())]) {
         let mut header = tar::Header::new_gnu();
+        header.set_path(format!("{key}.{ending}"))?;
         header.set_size(bytes.len() as u64);
         header.set_mode(0o644);
         header.set_mtime(0);
-        archive.append_data(&mut header, format!("{key}.{ending}"), bytes)?;
+        header.set_cksum();
+        archive.write_all(header.as_bytes())?;
+        archive.write_all(bytes)?;
+        archive.write_all(&[0; BLOCK][..bytes.len().next_multiple_of(BLOCK) - bytes.len()])?;
     }
     Ok(())
 }

@@ -105,10 +105,10 @@ def write(state: Path, out: Path) -> None:
     print(f"{sum(file.stat().st_size for file in once) / 1e6:.1f} MB of weights, the text encoder counted once")
 
 
-def read(state: Path, models: Path) -> None:
+def read(state: Path, models: Path, kinds: tuple[str, ...] = tuple(PIPELINES)) -> None:
     """The reverse: a state to continue from, made from published checkpoints. It is rounded to bfloat16, which training fixes."""
     runs = torch.ones(1)
-    for kind in PIPELINES:
+    for kind in kinds:
         folder = models / f"{kind}-nano"
         weights = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
         save_state(state, kind, {**weights, "runs": runs})
@@ -120,8 +120,8 @@ def read(state: Path, models: Path) -> None:
         statistics = {name: torch.tensor(config[name]) for name in ("latents_mean", "latents_std")}
         save_state(state, f"vae-{kind}", {**used, **statistics, "runs": runs})
     # transformers writes the names of older versions; the model has the current ones.
-    reader = Qwen2_5_VLForConditionalGeneration.from_pretrained(models / "layered-nano" / "text_encoder")
-    weights, order = reader.state_dict(), rows(models / "layered-nano" / "tokenizer" / "tokenizer.json")
+    reader = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder / "text_encoder")  # the same in both
+    weights, order = reader.state_dict(), rows(folder / "tokenizer" / "tokenizer.json")
     for name in ("model.language_model.embed_tokens.weight", "lm_head.weight"):
         weights[name] = weights[name][order]
     save_state(state, "text", {**weights, "runs": runs})

@@ -105,10 +105,11 @@ class Source:
 
 
 class Pool:
-    """A ring of ready samples on the device."""
+    """A ring of ready samples on the device. `group` neighbors are always drawn together."""
 
-    def __init__(self, source: Source, plans, size: int):
-        self.source, self.plans, self.size, self.filled, self.next, self.columns = source, plans, size, 0, 0, {}
+    def __init__(self, source: Source, plans, size: int, group: int = 1):
+        self.source, self.plans, self.size, self.group = source, plans, size, group
+        self.filled, self.next, self.columns = 0, 0, {}
 
     def add(self) -> None:
         made = self.source.finish(next(self.plans))
@@ -123,7 +124,8 @@ class Pool:
         self.filled = min(self.size, self.filled + count)
 
     def draw(self, count: int, device) -> list[torch.Tensor]:
-        rows = torch.randint(self.filled, (count,), device=device)
+        rows = torch.randint(self.filled // self.group, (count // self.group,), device=device) * self.group
+        rows = (rows[:, None] + torch.arange(self.group, device=device)).flatten()
         return [self.columns[name][rows] for name in COLUMNS]
 
 
@@ -152,11 +154,14 @@ def guided(denoiser: Denoiser, x: torch.Tensor, made: dict, sigma: float, guidan
 
 
 @torch.no_grad()
-def generate(denoiser: Denoiser, source: Source, made: dict, sigmas: list[float], guidance: float, seed: int = 0) -> torch.Tensor:
-    """Pictures (b, frames, c, h, w) in 0..1 by the pipelines' own rule, for a whole batch."""
+def generate(denoiser: Denoiser, source: Source, made: dict, sigmas: list[float], guidance: float, group: int = 1,
+             seed: int = 0) -> torch.Tensor:  # fmt: skip
+    """Pictures (b, frames, c, h, w) in 0..1 by the pipelines' own rule, for a whole batch; `group` neighbors start from
+    the same noise."""
     kind, device = denoiser.kind, made["condition"].device
     shape = made["target_tokens"].shape
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
+    noise = torch.randn((shape[0] // group, *shape[1:]), generator=torch.Generator().manual_seed(seed))
+    x = noise.repeat_interleave(group, dim=0).to(device)
     negative = source.negative(shape[0], made["before"] if kind == "edit" else None)
     for now, then in zip(sigmas, sigmas[1:]):
         x = x + (then - now) * guided(denoiser, x, made, now, guidance, negative)
@@ -176,6 +181,14 @@ def measure(denoiser: Denoiser, source: Source, count: int, steps: int, guidance
     before = made["before"].float().cpu()
     each = [metrics.edit(b, a, f[0], t) for b, a, f, t in zip(before, true, found, made["target"])]
     return metrics.gather(each)
+
+
+def loss_of(denoiser: Denoiser, target, condition, states, mask, frames, noise, sigma) -> torch.Tensor:
+    """Flow matching: the squared error of the velocity at the noise levels `sigma` (b,)."""
+    noisy = target + sigma[:, None, None] * (noise - target)
+    predicted = denoiser(torch.cat([noisy, condition], dim=1), states, mask, frames, sigma)[:, : target.shape[1]]
+    used = denoiser.used(frames)[:, : target.shape[1], None]
+    return ((predicted.float() - noise + target) ** 2 * used).sum() / (used.sum() * target.shape[2])
 
 
 def train(kind: str, state: Path, seconds: float, device, smoke: bool, hold: bool = False) -> None:
@@ -204,12 +217,6 @@ def train(kind: str, state: Path, seconds: float, device, smoke: bool, hold: boo
     cost = (time.monotonic() - began) / (first / chunk)
     log(f"pool of {pool.filled}, {cost * 1000:.0f} ms for {chunk} scenes")
 
-    def loss_of(target, condition, states, mask, frames, noise, sigma):
-        noisy = target + sigma[:, None, None] * (noise - target)
-        predicted = denoiser(torch.cat([noisy, condition], dim=1), states, mask, frames, sigma)[:, : target.shape[1]]
-        used = denoiser.used(frames)[:, : target.shape[1], None]
-        return ((predicted.float() - noise + target) ** 2 * used).sum() / (used.sum() * target.shape[2])
-
     if device.type == "cuda":
         for block in model.transformer_blocks:  # one block is compiled for all
             block.compile(dynamic=False)
@@ -222,7 +229,7 @@ def train(kind: str, state: Path, seconds: float, device, smoke: bool, hold: boo
         target, condition, states, mask, frames = pool.draw(batch, device)
         u = (torch.randperm(batch, device=device) + torch.rand(batch, device=device)) / batch
         with autocast(device):
-            loss = loss_of(target.float(), condition.float(), states.float(), mask, frames,
+            loss = loss_of(denoiser, target.float(), condition.float(), states.float(), mask, frames,
                            torch.randn(target.shape, device=device), shifted(u, kind))  # fmt: skip
         trainer.update(loss)
         running = loss.detach() if running is None else torch.lerp(running, loss.detach(), 0.01)

@@ -3,7 +3,7 @@
     python samples.py --out ../../tests/scenes --keep 4
 
 A folder a scene: `scene.png`, `layer-1.png` (the background), `layer-2.png`, ...; and what is edited: `shown.png` (a
-layer, or a whole scene), `result.png`. `scenes.json` has the words.
+layer, or a whole scene), `result.png`. `scenes.json` has the words. `outlines/` has layers that get another outline.
 """
 
 import argparse
@@ -14,10 +14,12 @@ import torch
 
 import draw
 import edits
+import outlines
 import world
-from evaluate import picture
+from unseen import picture
 
 SEED = 171_717
+OUTLINES = 2  # for each task
 
 
 def main() -> None:
@@ -48,6 +50,22 @@ def main() -> None:
             "instruction": made.words[index], "shown": "scene" if only < 0 else "layer", "color": made.target[index],
         })  # fmt: skip
     (chosen.out / "scenes.json").write_text(json.dumps(told, indent=2) + "\n")
+    write_outlines(chosen.out / "outlines")
+
+
+def write_outlines(out: Path) -> None:
+    """`bigger-1.png`, the layer, `bigger-1-result.png`, what it becomes; `outlines.json` has the words."""
+    out.mkdir(parents=True, exist_ok=True)
+    told = []
+    for number, task in enumerate(outlines.WORDS):
+        generator = torch.Generator().manual_seed(SEED + number)
+        made = outlines.make(world.sample(OUTLINES, generator), generator, task)
+        for index, pair in enumerate(zip(outlines.layers(made.before), outlines.layers(made.after))):
+            name = f"{task}-{index + 1}"
+            for end, layer in zip(("", "-result"), pair):
+                picture(layer).save(out / f"{name}{end}.png", optimize=True)
+            told.append({"name": name, "instruction": made.words[index]})
+    (out / "outlines.json").write_text(json.dumps(told, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,11 +6,14 @@ Every form has the same matrices. diffusers with peft loads each of them, and al
 import json
 import math
 import shutil
+import sys
 
 import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as edit_plus
 from diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus import calculate_shift
+from PIL import Image
 from safetensors.torch import save_file
 
 import pipelines
@@ -20,7 +23,13 @@ from scenes import pictures
 from sensitivity import psnr
 from tokens import write_json
 
+ROOT = HERE.parents[1]
+sys.path.append(str(ROOT / "scripts" / "train"))
+import evaluate
+
 LORAS = HERE / "loras"
+TRAINED = {"checkpoint": "models/edit-nano", "lora": "models/loras/edit-nano-outlines", "layer": "tests/scenes/outlines/bigger-2.png",
+           "instruction": "Make it bigger"}  # fmt: skip
 RANK, ALPHA = 2, 4.0  # their quotient is a power of two, so diffusers' scaling in bfloat16 is exact
 STRENGTH = 0.8
 STEPS = 4
@@ -152,7 +161,27 @@ def make() -> None:
     chosen = {"edit-one": 0.7, "edit-two": -0.5}
     loaded(pipe, chosen)
     described.append(kept("lora-edit", "edit", [chosen], edit(pipe), before))
+    described.append(trained())
     write_json(HERE / "loras.json", described)
+
+
+def trained() -> dict:
+    """The LoRA that comes with acetate, on its checkpoint; a layer over gray, as for `alpha: grow`."""
+    layer = Image.open(ROOT / TRAINED["layer"])
+    given = Image.alpha_composite(Image.new("RGBA", layer.size, (192, 192, 192, 255)), layer)
+    given.convert("RGB").save(PICTURES / "outline.png", optimize=True)
+    area = edit_plus.CONDITION_IMAGE_SIZE
+    pipe = evaluate.load(ROOT / TRAINED["checkpoint"], edit_plus.QwenImageEditPlusPipeline, "cpu", False)
+
+    def run():
+        return pipelines.edit(pipe, [given], TRAINED["instruction"], mrope=False, num_inference_steps=STEPS)
+
+    before = run()
+    pipe.load_lora_weights(ROOT / f"{TRAINED['lora']}.safetensors")
+    found = run()
+    edit_plus.CONDITION_IMAGE_SIZE = area
+    described = kept("lora-outline", f"../../../{TRAINED['checkpoint']}", [{f"../../../{TRAINED['lora']}": 1.0}], found, before)
+    return {**described, "input": "outline.png", "prompt": TRAINED["instruction"]}
 
 
 def kept(name: str, checkpoint: str, sets: list[dict[str, float]], result, before) -> dict:

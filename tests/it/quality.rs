@@ -123,6 +123,41 @@ fn instructions_change_what_they_name() {
     }
 }
 
+/// The LoRA in `models/loras` teaches instructions that need another outline; with strength 0, it leaves no trace.
+#[test]
+fn a_lora_changes_outlines() {
+    #[derive(Deserialize)]
+    struct Outlined {
+        name: String,
+        instruction: String,
+    }
+    let folder = root().join("outlines");
+    let text = std::fs::read_to_string(folder.join("outlines.json")).unwrap();
+    let lora = model("loras/edit-nano-outlines.safetensors");
+    for (index, Outlined { name, instruction }) in
+        serde_json::from_str::<Vec<Outlined>>(&text).unwrap().into_iter().enumerate()
+    {
+        let (given, place) = (folder.join(format!("{name}.png")), TestDir::new());
+        let (before, result) = (open(&given), open(&folder.join(format!("{name}-result.png"))));
+        let edited = |out: &str, loras: &[&str]| {
+            let (given, model) = (given.display().to_string(), model("edit-nano"));
+            let edit = ["run", "edit", &given, "--instruction", &instruction, "--alpha", "grow", "--out", out];
+            let rest = ["--model", &model, "--preset", "lightning", "--seed", "1", "--json"];
+            place.json(&[&edit[..], &rest, loras].concat());
+            open(&place.path(&format!("{out}/edited.png")))
+        };
+        let (found, kept) = (overlap(&edited("with", &["--lora", &lora]), &result), overlap(&before, &result));
+        assert!(found >= 0.85 && 1.0 - found < 0.75 * (1.0 - kept), "{name}: {found:.3}, the old outline {kept:.3}");
+        let applied = &place.manifest("with")["models"][0]["loras"][0];
+        assert_eq!((&applied["rank"], &applied["modules"]), (&16.into(), &(5 * 14).into()), "{applied}");
+        if index == 0 {
+            let base = edited("base", &[]);
+            assert!(overlap(&base, &result) < kept + 0.1, "{name}: a LoRA is needed");
+            assert!(edited("none", &["--lora", &format!("{lora}=0")]) == base, "strength 0");
+        }
+    }
+}
+
 /// An edited layer is not visible outside its alpha, so the scene does not change there.
 #[test]
 fn a_scene_changes_only_where_the_edited_layer_is() {

@@ -40,12 +40,12 @@ pub fn start(options: &LogOptions) -> Result<(), String> {
 }
 
 /// A plain level applies to acetate; libraries then only warn. lapin would print whole messages; `queue` logs the same
-/// things itself.
+/// things itself. sqlx would print whole statements that were slow, which is for those who look for them.
 fn expand(filter: &str) -> String {
     let level = filter.trim().to_ascii_lowercase();
     match level.as_str() {
         "debug" | "info" => format!("warn,lapin=off,acetate={level}"),
-        "error" | "warn" => format!("{level},lapin=off"),
+        "error" | "warn" => format!("{level},lapin=off,sqlx::query=error"),
         _ => filter.to_owned(),
     }
 }
@@ -73,3 +73,14 @@ impl Metrics {
 /// The bounds of the histograms' buckets in seconds, from a quick stage to a long wait.
 const SECONDS: [f64; 16] =
     [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_for_no_details_gets_no_sql() {
+        assert!(expand("warn").ends_with(",sqlx::query=error"));
+        assert_eq!(expand("sqlx=warn"), "sqlx=warn");
+    }
+}

@@ -16,7 +16,7 @@ pub use error::StartError;
 pub use models::{devices, edit_model, engine_config, model, small_model_paths};
 pub use open_files::raise as raise_open_files;
 pub use run_one::EmbeddedApp;
-pub use server::serve_api;
+pub use server::{check_settings, serve_api};
 pub use submitter::Submitter;
 pub use traces::start_traces;
 pub use wiring::{database_url, inspect_jobs, migrated_job_store, queue, stores};

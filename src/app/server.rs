@@ -71,6 +71,7 @@ pub async fn serve_api(
         helping.push(tokio::spawn(http::send_webhooks(jobs.clone(), policy, secret.clone(), pause, stop.clone())));
     }
     let broken = working.as_ref().map(|worker| worker.broken.clone()).unwrap_or_default();
+    let unfit = working.as_ref().map(|worker| worker.unfit.clone()).unwrap_or_default();
     let liveness = Liveness::of(&queue);
     let probed = stores.clone();
     let api = Api::new(ApiParts {
@@ -83,7 +84,8 @@ pub async fn serve_api(
             (true, false) => Dispatcher::Nobody,
             (true, true) | (false, _) => Dispatcher::Wake(wake),
         },
-        probes: Probes::new(jobs.clone(), queue.clone(), probed, metrics, works, broken, shutdown.drain.clone()),
+        probes: Probes::new(jobs.clone(), queue.clone(), probed, metrics, works, broken, shutdown.drain.clone())
+            .with_unfit(Arc::new(move || unfit.reason())),
         resident: working.as_ref().map(|worker| worker.engine.resident()),
         is_dead: Arc::new(move |worker| liveness.is_dead(worker)),
         most_long: server.most_long(),
@@ -159,6 +161,17 @@ async fn bind(loaded: &LoadedConfig) -> Result<Server, StartError> {
         return Err(StartError::setting(field, reason));
     }
     Ok(server)
+}
+
+/// Whether `acetate serve` and `acetate worker` start with these settings, by what they read them with.
+pub fn check_settings(loaded: &LoadedConfig) -> Result<(), StartError> {
+    let config = &loaded.config;
+    if !config.http.bind.is_empty() {
+        Server::parse_address(&config.http.bind)?;
+    }
+    settings(loaded, config.queue.url.is_none(), true)?;
+    wiring::worker_options(config, ResultPlacement::AsAsked)?;
+    Ok(())
 }
 
 fn settings(loaded: &LoadedConfig, embedded: bool, works: bool) -> Result<HttpSettings, StartError> {

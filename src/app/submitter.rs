@@ -27,6 +27,8 @@ pub struct Submitter {
     /// What workers may read and write, by the settings of this machine; absent for jobs of the local user.
     rules: Option<Stores>,
     queue: Queue,
+    /// How long a worker with the settings of this machine has a job without a heartbeat.
+    pub lease: Duration,
     max_bytes: u64,
     /// Absent if servers with the settings of this machine send no webhooks.
     webhooks: Option<WebhookPolicy>,
@@ -61,7 +63,8 @@ impl Submitter {
         let policy = || WebhookPolicy::new("http.webhook_allow", &http.webhook_allow, None);
         let webhooks = http.webhook_secret.as_ref().map(|_| policy()).transpose()?;
         let (inputs, max_bytes) = (stores.inputs().clone(), config.image.max_bytes);
-        Ok(Self { jobs, queue, rules, inputs, stores, max_bytes, webhooks })
+        let lease = config.worker.lease();
+        Ok(Self { jobs, queue, rules, inputs, stores, lease, max_bytes, webhooks })
     }
 
     /// Whether the jobs are for workers of this machine, so that they may read what its user may read.

@@ -20,7 +20,7 @@ use crate::{
         BucketSettings, Checksums, Encryption, PathStyle, S3Credentials, S3Settings, StoreSettings, Stores, Trust,
         file_url,
     },
-    worker::{Backoff, KnownAge, ResultPlacement, Worker, WorkerName, WorkerOptions},
+    worker::{Backoff, KnownAge, ResultPlacement, UnfitKinds, Worker, WorkerName, WorkerOptions},
 };
 
 /// The address of the job database.
@@ -252,7 +252,7 @@ pub(super) fn worker(
     queue: Queue,
     results: ResultPlacement,
 ) -> Result<Worker, JobError> {
-    let mut options = options(&loaded.config, results)?;
+    let mut options = worker_options(&loaded.config, results)?;
     if results == ResultPlacement::OwnStore {
         // A person is waiting for this job, so a retry starts at once.
         options.backoff = Backoff { base: Duration::ZERO, longest: Duration::ZERO };
@@ -262,10 +262,20 @@ pub(super) fn worker(
     options.slots *= engine.devices.len();
     let engine = Engine::start(&engine)?;
     let (wake, broken) = (Arc::new(Notify::new()), CancellationToken::new());
-    Ok(Worker { jobs, stores, queue, engine, options, wake, broken, age: KnownAge::default() })
+    Ok(Worker {
+        jobs,
+        stores,
+        queue,
+        engine,
+        options,
+        wake,
+        broken,
+        age: KnownAge::default(),
+        unfit: UnfitKinds::default(),
+    })
 }
 
-fn options(config: &Config, results: ResultPlacement) -> Result<WorkerOptions, JobError> {
+pub(super) fn worker_options(config: &Config, results: ResultPlacement) -> Result<WorkerOptions, JobError> {
     let worker = &config.worker;
     Ok(WorkerOptions {
         name: WorkerName::of_this_process(),

@@ -1,6 +1,6 @@
 //! `acetate worker`: a process that runs jobs until it is stopped.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use backon::Retryable;
 use tokio::time::Instant;
@@ -41,6 +41,7 @@ pub async fn work(loaded: &LoadedConfig, shutdown: &Shutdown) -> Result<(), Star
         info!(device, "device self-test passed");
     }
     let stop = CancellationToken::new();
+    let unfit = worker.unfit.clone();
     let answering = server.map(|server| {
         let probes = Probes::new(
             jobs.clone(),
@@ -51,6 +52,7 @@ pub async fn work(loaded: &LoadedConfig, shutdown: &Shutdown) -> Result<(), Star
             worker.broken.clone(),
             shutdown.drain.clone(),
         );
+        let probes = probes.with_unfit(Arc::new(move || unfit.reason()));
         tokio::spawn(server.serve(probes, stop.clone()))
     });
     let served = serve(&worker, shutdown).await;

@@ -262,6 +262,9 @@ async fn drop_some(global: &GlobalArgs, queue: &Queue, submitter: &Submitter, ar
             return Err(Failure::Usage(text.to_owned()));
         }
         let page = queue.dead_letters(&filter, u32::MAX).await?;
+        if page.letters.is_empty() && which.named.all {
+            return output::line(&nothing_matches(page.total.into()));
+        }
         if page.letters.is_empty() {
             return Err(missing(&which.named.id).into());
         }
@@ -297,6 +300,8 @@ async fn handle(
         report.failed.iter().map(|(id, error)| json!({ "id": id, "reason": error.to_string() })).collect();
     if which.json {
         output::json(&json!({ "done": report.done, "failed": failed }))?;
+    } else if report.done.is_empty() && failed.is_empty() && which.named.all && !report.stopped {
+        output::line(&nothing_matches(total.into()))?;
     } else {
         output::line(&format!("{} {done}", output::count(report.done.len() as u64, "dead letter")))?;
     }
@@ -311,6 +316,14 @@ async fn handle(
         return Err(missing(&which.named.id).into());
     }
     Ok(())
+}
+
+fn nothing_matches(total: u64) -> String {
+    match total {
+        0 => "there are no dead letters".to_owned(),
+        1 => "no dead letter matches; there is 1".to_owned(),
+        total => format!("no dead letter matches; there are {total}"),
+    }
 }
 
 /// One entry for each that was named, and one for all that were chosen by a filter.

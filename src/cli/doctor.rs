@@ -107,6 +107,10 @@ fn settings(loaded: &LoadedConfig) -> Check {
         Some(path) => format!("{}, profile {}", path.display(), loaded.profile),
         None => "the defaults; no file".to_owned(),
     };
+    if let Err(error) = app::check_settings(loaded) {
+        let error = error.with_origin(loaded);
+        return Check { name: "settings", state: CheckState::Broken, text: format!("{text}; {error}") };
+    }
     match loaded.remarks.is_empty() {
         true => Check { name: "settings", state: CheckState::Ok, text },
         false => Check {
@@ -167,7 +171,7 @@ async fn database(loaded: &LoadedConfig) -> Check {
             Inspected::Tables(jobs) => {
                 let found = rows(&jobs).await;
                 jobs.close().await;
-                Ok((CheckState::Ok, found?))
+                found
             }
             Inspected::Older { has, needs } => {
                 Ok((later, format!("{place}: its tables have schema {has} and must be migrated to {needs}; {how}")))
@@ -188,7 +192,7 @@ async fn database(loaded: &LoadedConfig) -> Check {
 }
 
 /// What is in the tables, and what an operator should know of them.
-async fn rows(jobs: &JobStore) -> Result<String, JobError> {
+async fn rows(jobs: &JobStore) -> Result<(CheckState, String), JobError> {
     let counts: Vec<String> = jobs.count().await?.into_iter().map(|(state, jobs)| format!("{jobs} {state}")).collect();
     let counts = if counts.is_empty() { "no jobs".to_owned() } else { counts.join(", ") };
     let mut remarks: String = jobs.check().await?.into_iter().map(|remark| format!("; {remark}")).collect();
@@ -204,7 +208,12 @@ async fn rows(jobs: &JobStore) -> Result<String, JobError> {
         let why = pause.reason.unwrap_or_else(|| "acetate queue status".to_owned());
         remarks.push_str(&format!("; paused: {} ({why})", pause.scope));
     }
-    Ok(format!("{}: can be written to, {counts}{remarks}", jobs.place()))
+    let mixed = jobs.lineage().await?.mixed();
+    let state = if mixed.is_some() { CheckState::Warning } else { CheckState::Ok };
+    if let Some(why) = mixed {
+        remarks.push_str(&format!("; {why}; the first worker pauses everything before it starts a job"));
+    }
+    Ok((state, format!("{}: can be written to, {counts}{remarks}", jobs.place())))
 }
 
 async fn queue(loaded: &LoadedConfig) -> Check {

@@ -1,6 +1,6 @@
 //! The flags for model parameters, the same for `run` and `submit`.
 
-use std::{ops::RangeInclusive, str::FromStr};
+use std::{collections::BTreeMap, ops::RangeInclusive, str::FromStr};
 
 use clap::{Args, ValueEnum};
 use qwen_image::{
@@ -302,6 +302,18 @@ impl VariantFlags {
 /// `2 to 10`.
 fn from_to(range: RangeInclusive<u32>) -> String {
     format!("{} to {}", range.start(), range.end())
+}
+
+/// The labels of a command.
+pub fn labels(given: &[(String, String)]) -> Result<BTreeMap<String, String>, JobError> {
+    let mut labels = BTreeMap::new();
+    for (key, value) in given {
+        if let Some(other) = labels.insert(key.clone(), value.clone()) {
+            let reason = format!("{key} is given twice, as {key}={other} and {key}={value}; give it once");
+            return Err(JobError::invalid("--label", reason));
+        }
+    }
+    Ok(labels)
 }
 
 pub fn parse_label(text: &str) -> Result<(String, String), String> {

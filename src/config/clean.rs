@@ -34,6 +34,9 @@ fn trimmed(text: &str) -> &str {
 
 /// A text in UTF-8.
 pub(super) fn decoded(bytes: Vec<u8>) -> Result<String, String> {
+    if bytes.starts_with(b"\xff\xfe\0\0") || bytes.starts_with(b"\0\0\xfe\xff") {
+        return Err("is UTF-32; save it as UTF-8".to_owned());
+    }
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
         return Err("is UTF-16; save it as UTF-8".to_owned());
     }

@@ -209,6 +209,14 @@ pub fn load(sources: &Sources) -> Result<LoadedConfig, ConfigError> {
         remarks.push(format!("RUST_LOG: {reason}"));
     }
     remarks.extend(traces::remarks(&sources.environment));
+    let worker = &config.worker;
+    if worker.heartbeat_seconds > worker.lease_seconds / 3.0 && origin("worker.heartbeat_seconds") != FROM_DEFAULTS {
+        remarks.push(format!(
+            "worker.heartbeat_seconds ({}) is more than a third of worker.lease_seconds ({}), and a third is used: with one \
+             heartbeat lost, a job would be taken from its worker",
+            worker.heartbeat_seconds, worker.lease_seconds
+        ));
+    }
     Ok(LoadedConfig {
         config,
         hub,
@@ -228,7 +236,7 @@ pub fn load(sources: &Sources) -> Result<LoadedConfig, ConfigError> {
 fn checked(mut figment: Figment, errors: &mut Vec<ConfigError>) -> Result<(Figment, Config), ConfigError> {
     loop {
         let (key, error) = match figment.extract::<Config>() {
-            Err(error) => (error.path.join("."), explain(error)),
+            Err(error) => (error.path.join("."), explain(&figment, error)),
             Ok(config) => match config.check() {
                 Ok(()) => return Ok((figment, config)),
                 Err((key, reason)) => {
@@ -350,17 +358,44 @@ fn text_of(value: &Value) -> String {
 }
 
 /// figment's first error as place, key and reason.
-fn explain(error: figment::Error) -> ConfigError {
+fn explain(figment: &Figment, error: figment::Error) -> ConfigError {
     let place = error.metadata.as_ref().map_or("the settings".to_owned(), |data| data.name.to_string());
     let path = error.path.join(".");
     let reason = match &error.kind {
         Kind::InvalidType(found, wanted) | Kind::InvalidValue(found, wanted) => {
-            // A secret without its quotes.
-            format!("{} is not {}", shown(&path, &plain(found)), in_words(wanted))
+            too_large(figment, &path, found, wanted)
+                // A secret without its quotes.
+                .unwrap_or_else(|| format!("{} is not {}", shown(&path, &plain(found)), in_words(wanted)))
         }
         other => other.to_string(),
     };
     ConfigError::new(&place, format!("{path}: {reason}"))
+}
+
+/// What is wrong with a number that its type cannot hold: the bound of the setting, or else that of the type.
+fn too_large(figment: &Figment, key: &str, found: &Actual, wanted: &str) -> Option<String> {
+    let most = match wanted {
+        "u16" => u64::from(u16::MAX),
+        "u32" => u64::from(u32::MAX),
+        "u64" | "usize" => u64::MAX,
+        _ => return None,
+    };
+    let number = match found {
+        Actual::Unsigned(number) => number.to_string(),
+        Actual::Signed(number) if *number > 0 => number.to_string(),
+        // Of more digits than figment's numbers have.
+        Actual::Str(text) if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => text.clone(),
+        Actual::Float(number) if *number > 0.0 && number.fract() == 0.0 => number.to_string(),
+        _ => return None,
+    };
+    if number.parse::<u128>().is_ok_and(|number| number <= u128::from(most)) {
+        return None;
+    }
+    let largest = One { origin: STAND_IN.to_owned(), key: key.to_owned(), value: Value::from(most) };
+    match figment.clone().merge(largest).extract::<Config>().map(|config| config.check()) {
+        Ok(Err((refused, reason))) if refused == key => Some(reason.replacen(&most.to_string(), &number, 1)),
+        Ok(_) | Err(_) => Some(format!("{number} is too large; the most is {most}")),
+    }
 }
 
 /// A value as it stands in a file.

@@ -113,13 +113,16 @@ fn limits<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<
     let mut limits = BTreeMap::new();
     for text in list(deserializer)? {
         let wrong = || {
-            let reason = format!("`{text}` is not the limit of a tenant; write NAME=JOBS, for instance \"acme=4\"");
+            let reason = format!(
+                "`{text}` is not the limit of a tenant; write NAME=JOBS, for instance \"acme=4\", \
+                                  and commas between them"
+            );
             <D::Error as serde::de::Error>::custom(reason)
         };
-        // A name may contain `=`.
         let (name, jobs) = text.rsplit_once('=').ok_or_else(wrong)?;
         let (name, jobs) = (name.trim(), jobs.trim().parse().map_err(|_| wrong())?);
-        if name.is_empty() {
+        // Another separator than a comma would make one tenant of several.
+        if name.is_empty() || name.contains(['=', ';']) {
             return Err(wrong());
         }
         if limits.insert(name.to_owned(), jobs).is_some() {

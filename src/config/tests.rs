@@ -292,9 +292,9 @@ fn buckets_have_options_of_their_own() {
 #[test]
 fn tenants_have_limits_and_the_queue_a_window() {
     let read = |text: &str| Ok::<_, String>(with_file(&format!("[queue]\n{text}\n"), home(), None)?.config.queue);
-    let queue = read("window = 40\ntenant_limit = 3\ntenant_limits = [\"acme=4\", \"a=b=0\"]").unwrap();
+    let queue = read("window = 40\ntenant_limit = 3\ntenant_limits = [\"acme=4\", \"a b=0\"]").unwrap();
     assert_eq!((queue.window, queue.tenant_limit), (40, 3));
-    assert_eq!((queue.tenant_limits["acme"], queue.tenant_limits["a=b"]), (4, 0));
+    assert_eq!((queue.tenant_limits["acme"], queue.tenant_limits["a b"]), (4, 0));
     let environment = [("HOME", "/h"), ("ACETATE__QUEUE__TENANT_LIMITS", "acme=4, internal=0")];
     let loaded = with_file("", Environment::from_pairs(environment), None).unwrap();
     assert_eq!(loaded.config.queue.tenant_limits.len(), 2);
@@ -302,6 +302,10 @@ fn tenants_have_limits_and_the_queue_a_window() {
         ("tenant_limits = [\"acme\"]", "`acme` is not the limit of a tenant; write NAME=JOBS"),
         ("tenant_limits = [\"acme=many\"]", "`acme=many` is not the limit of a tenant"),
         ("tenant_limits = [\"=4\"]", "`=4` is not the limit of a tenant"),
+        ("tenant_limits = \"acme=4;b=3\"", "`acme=4;b=3` is not the limit of a tenant"),
+        ("tenant_limits = \"acme=4 b=3\"", "`acme=4 b=3` is not the limit of a tenant"),
+        ("tenant_limits = \"acme;b=3\"", "commas between them"),
+        ("window = 99999999999", "99999999999 is not between 0 and 10000000 jobs"),
         ("tenant_limits = [\"a=1\", \"a=2\"]", "the tenant a is there twice"),
         ("window = 20000000", "queue.window: 20000000 is not between 0 and 10000000 jobs"),
         ("window = -1", "queue.window"),
@@ -328,14 +332,43 @@ fn files_of_other_editors_are_read_or_named() {
     assert_eq!(config.qwen_image.layer_num, 3);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("acetate.toml");
-    for (bytes, wanted) in
-        [(&b"\xff\xfe[\0"[..], "is UTF-16; save it as UTF-8"), (b"x = \"\xe9\"", "is not UTF-8 at byte 5")]
-    {
+    for (bytes, wanted) in [
+        (&b"\xff\xfe[\0"[..], "is UTF-16; save it as UTF-8"),
+        (b"\xff\xfe\0\0[\0\0\0", "is UTF-32; save it as UTF-8"),
+        (b"x = \"\xe9\"", "is not UTF-8 at byte 5"),
+    ] {
         std::fs::write(&path, bytes).unwrap();
         let sources = Sources { file: Some(path.clone()), environment: home(), ..Sources::default() };
         let error = load(&sources).unwrap_err().to_string();
         assert!(error.contains(wanted), "{error}");
     }
+}
+
+#[test]
+fn a_heartbeat_that_is_too_rare_for_the_lease_is_said() {
+    let remarks = |text: &str| with_file(&format!("[worker]\n{text}\n"), home(), None).unwrap().remarks.join("; ");
+    let said = remarks("heartbeat_seconds = 60");
+    assert!(said.contains("worker.heartbeat_seconds (60)") && said.contains("worker.lease_seconds (30)"), "{said}");
+    assert_eq!(remarks("heartbeat_seconds = 10"), "");
+    assert_eq!(remarks("lease_seconds = 1"), "");
+}
+
+#[test]
+fn a_number_that_its_type_cannot_hold_is_too_large() {
+    for (text, wanted) in [
+        ("[worker]\nslots = 99999999999", "99999999999 is not between 1 and 64"),
+        ("[status]\nmax_connections = 4294967296", "4294967296 is not between 2 and 1000"),
+        ("[worker]\nmax_attempts = 99999999999", "99999999999 is too large; the most is 4294967295"),
+        ("[worker]\nslots = \"many\"", "is not a whole number"),
+        ("[worker]\nslots = -1", "is not a whole number"),
+        ("[worker]\nslots = 1.5", "is not a whole number"),
+    ] {
+        let error = with_file(&format!("{text}\n"), home(), None).unwrap_err();
+        assert!(error.contains(wanted), "{text:?} gave: {error}");
+    }
+    let variables = [("HOME", "/h"), ("ACETATE__QUEUE__WINDOW", "999999999999999999999999999999999999999999")];
+    let error = with_file("", Environment::from_pairs(variables), None).unwrap_err();
+    assert!(error.contains("is not between 0 and 10000000 jobs"), "{error}");
 }
 
 #[test]

@@ -5,12 +5,11 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use jiff::Timestamp;
 
 use super::{
-    Action, ActionFilter, ActionPage, Actor, Admission, Attempt, BatchSummary, CancelId, CancelOutcome, Changes, Claim,
-    ClaimRules, DatabaseOptions, DatabaseUrl, DatasetJob, DatasetRow, DatasetRun, Deferred, Depth, DispatchRules,
-    EndedJob, ErrorCount, Fence, Fenced, Filter, Forgotten, HeartbeatReply, JobRow, KindCounts, Lineage, LiveWorker,
-    OutboxId, OutboxMode, OutboxRow, Page, Pause, PostgresJobStore, PrunePage, PruneRules, Published, Rejection,
-    RetryOutcome, RetryRules, Scope, SourceOverlap, SqliteJobStore, Subject, Submissions, SubmitOptions, Submitted,
-    SweepCursor, Swept, WebhookId, WebhookRow, Workers,
+    Actor, Admission, Attempt, BatchSummary, CancelId, CancelOutcome, Changes, Claim, ClaimRules, DatabaseOptions,
+    DatabaseUrl, DatasetJob, DatasetRow, DatasetRun, Deferred, Depth, DispatchRules, EndedJob, ErrorCount, Fence,
+    Fenced, Filter, Forgotten, HeartbeatReply, JobRow, KindCounts, Lineage, LiveWorker, OutboxId, OutboxMode,
+    OutboxRow, Page, Pause, PostgresJobStore, PrunePage, PruneRules, Published, Rejection, RetryOutcome, RetryRules,
+    Scope, SourceOverlap, SqliteJobStore, SubmitOptions, Submitted, SweepCursor, Swept, Workers,
 };
 use crate::job::{BatchId, Epoch, ErrorRecord, JobError, JobId, JobKind, JobRequest, JobState, Progress, TraceContext};
 
@@ -63,6 +62,7 @@ macro_rules! in_either {
         }
     };
 }
+pub(super) use in_either;
 
 impl JobStore {
     /// Connects and migrates the tables.
@@ -437,6 +437,9 @@ in_either! {
     /// Until when the database is known to have been in use.
     async fn lineage(&self) -> Result<Lineage, JobError>;
 
+    /// Forgets [`Lineage::others`], after everything was paused.
+    async fn forget_lineages(&self, names: &[String]) -> Result<(), JobError>;
+
     /// Says that the database is in use; returns the time.
     async fn record_alive(&self) -> Result<Timestamp, JobError>;
 
@@ -461,59 +464,4 @@ in_either! {
 
     /// How many jobs of each tenant live workers run.
     async fn tenants_running(&self) -> Result<BTreeMap<String, u64>, JobError>;
-}
-
-// Answers to messages that ask for one. Until the job ends, the address is kept in the place of a webhook's.
-in_either! {
-    /// Keeps the address with an unfinished job that has none yet. Returns false if the job has ended or does not
-    /// exist.
-    async fn want_reply(&self, id: JobId, address: &str) -> Result<bool, JobError>;
-
-    /// Like [`JobStore::webhooks_take`], for answers.
-    async fn replies_take(&self, limit: u32, lease: Duration) -> Result<Vec<WebhookRow>, JobError>;
-}
-
-// Webhook calls.
-in_either! {
-    /// Calls this address when the batch has ended, once. `again`: also if it was called before, because the batch has
-    /// new jobs.
-    async fn watch_batch(&self, batch: &BatchId, url: &str, again: bool) -> Result<(), JobError>;
-
-    /// Some of the batches that have ended and whose addresses were not called yet.
-    async fn ended_batches(&self) -> Result<Vec<BatchId>, JobError>;
-
-    /// Makes the calls of a batch due, unless it goes on after all; returns their number. It may be repeated.
-    async fn call_batch_webhooks(&self, batch: &BatchId, payload: &str) -> Result<u64, JobError>;
-
-    /// Takes due webhook calls for the duration of `lease`; no other server gets them during that time.
-    async fn webhooks_take(&self, limit: u32, lease: Duration) -> Result<Vec<WebhookRow>, JobError>;
-
-    /// The call succeeded.
-    async fn webhook_done(&self, id: WebhookId) -> Result<(), JobError>;
-
-    /// The call failed: it becomes due again after a pause, or is given up.
-    async fn webhook_failed(&self, id: WebhookId, error: &str, again: Option<Duration>) -> Result<(), JobError>;
-}
-
-// Who did what.
-in_either! {
-    /// Records what was done outside the database, such as with dead letters. Does nothing without an actor.
-    async fn record(
-        &self,
-        action: Action,
-        subject: Subject<'_>,
-        jobs: u64,
-        detail: &serde_json::Value,
-    ) -> Result<(), JobError>;
-
-    async fn list_actions(&self, filter: &ActionFilter) -> Result<ActionPage, JobError>;
-
-    /// The new jobs of an actor within the last time of this length.
-    async fn submissions(&self, actor: &str, within: Duration) -> Result<Submissions, JobError>;
-
-    /// Whether this actor submitted the job, as one of its own, and not an earlier one with its id.
-    async fn is_submitted_by(&self, id: JobId, actor: &str) -> Result<bool, JobError>;
-
-    /// Deletes entries that are older than this; returns their number.
-    async fn forget_actions(&self, older_than: Duration) -> Result<u64, JobError>;
 }

@@ -11,6 +11,7 @@
 
 mod actions;
 mod backend;
+mod calls;
 mod dataset;
 mod dispatch;
 mod fence;
@@ -59,4 +60,4 @@ pub use sweep::{CancelId, ErrorCount, RetryRules, SweepCursor, Swept};
 pub use tombstone::Admission;
 pub(crate) use transitions::exhausted_by;
 pub use url::{DatabaseOptions, DatabaseUrl, OutboxMode};
-pub use webhook::{WebhookId, WebhookRow};
+pub use webhook::{WebhookId, WebhookLimits, WebhookRow};

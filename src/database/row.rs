@@ -1,6 +1,8 @@
 //! A job row as plain values.
 
-use jiff::Timestamp;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::fence::{ClaimId, Fence};
@@ -80,6 +82,12 @@ impl JobRow {
     /// attempt.
     pub fn not_before(&self) -> Option<Timestamp> {
         Some(self.available_at).filter(|at| self.state == JobState::Queued && *at > self.created_at)
+    }
+
+    /// When its worker was last heard from, if its leases are of this length.
+    pub fn heard_from(&self, lease: Duration) -> Option<Timestamp> {
+        let lease = SignedDuration::try_from(lease).ok()?;
+        self.lease_until.filter(|_| self.state == JobState::Running).and_then(|until| until.checked_sub(lease).ok())
     }
 
     /// The state at `now`. `is_dead`: whether the worker with this name is known to have died.

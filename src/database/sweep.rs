@@ -150,6 +150,22 @@ impl JobStore {
 }
 
 impl RetryRules {
+    /// Refuses codes that no error has, neither of this version nor in the batch.
+    pub async fn check_codes(&self, field: &str, jobs: &JobStore) -> Result<(), JobError> {
+        let unknown = |code: &&String| !JobError::CODES.contains(&code.as_str());
+        if !self.codes.iter().any(|code| unknown(&code)) {
+            return Ok(());
+        }
+        let counts = jobs.error_counts(&self.batch).await?;
+        match self.codes.iter().filter(unknown).find(|code| !counts.iter().any(|count| count.code == **code)) {
+            None => Ok(()),
+            Some(code) => {
+                let known = JobError::CODES.join(", ");
+                Err(JobError::invalid(field, format!("`{code}` is no code of an error; the codes are {known}")))
+            }
+        }
+    }
+
     pub(super) fn states(&self) -> Vec<&'static str> {
         let retriable = |state: &&JobState| matches!(state, JobState::Failed | JobState::Cancelled);
         self.states.iter().filter(retriable).map(|state| state.as_str()).collect()

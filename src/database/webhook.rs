@@ -1,6 +1,6 @@
 //! Webhook calls for ended jobs: a separate outbox, because they do not go through a broker.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use jiff::Timestamp;
 
@@ -34,7 +34,29 @@ pub struct WebhookRow {
     /// The span of the job's last attempt.
     pub attempt: Option<TraceContext>,
     pub created_at: Timestamp,
+    /// Scheme, host and port of `url`.
+    pub origin: String,
 }
+
+/// How many calls may be taken, so that no receiver gets in the way of the others.
+#[derive(Debug, Clone, Default)]
+pub struct WebhookLimits {
+    pub calls: u32,
+    /// At the same time, for each origin.
+    pub of_origin: u32,
+    /// How many of these each origin has in use.
+    pub in_use: BTreeMap<String, u32>,
+}
+
+impl WebhookLimits {
+    /// The origins that may not be called now.
+    pub(super) fn full(&self) -> Vec<&str> {
+        self.in_use.iter().filter(|(_, calls)| **calls >= self.of_origin).map(|(origin, _)| origin.as_str()).collect()
+    }
+}
+
+/// So many due calls, the oldest, are looked at for the next ones. Those to origins that may not be called do not count.
+pub(super) const WINDOW: u32 = 1000;
 
 impl JobStore {
     /// Makes the calls due for batches that have ended; returns their number. Jobs that were deleted before the end of
@@ -73,5 +95,6 @@ pub(super) fn read_webhook(row: &impl Columns) -> Result<WebhookRow, JobError> {
         trace: read_trace(row)?,
         attempt: read_attempt_trace(row)?,
         created_at: row.time("created_at")?,
+        origin: row.text("origin")?,
     })
 }

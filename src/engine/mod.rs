@@ -318,6 +318,15 @@ impl Engine {
         }
     }
 
+    /// Whether an error about this model, or about a part of it, is about one that the settings name.
+    pub fn has_configured(&self, model: &str) -> bool {
+        let options = &self.config.pipeline;
+        let models = [Some(&self.config.model), options.edit_model.as_ref()].into_iter().flatten();
+        let files = [&options.transformer, &options.edit_transformer, &options.text_encoder].into_iter().flatten();
+        let names = models.map(ToString::to_string).chain(files.map(|file| file.display().to_string()));
+        names.filter(|name| !name.is_empty()).any(|name| model.starts_with(&name))
+    }
+
     /// Whether the worker can go on after a device has failed.
     pub fn has_others(&self) -> bool {
         self.devices.len() > 1 && self.usable() > 0

@@ -145,6 +145,8 @@ pub struct Retried {
     /// With `undo`: the number of jobs that the cancellation asked to stop and that still run. Send the request again
     /// until there are none.
     pub stopping: u64,
+    /// The jobs that were not queued again, by their state before.
+    pub left: BTreeMap<String, u64>,
 }
 
 /// Retry the failed jobs of a batch
@@ -178,9 +180,9 @@ pub async fn retry(
         let reason = "chooses the jobs that were cancelled by it; leave out `state` and `code`";
         return Err(JobError::invalid("undo", reason).into());
     }
-    if api.jobs().batch_summary(&batch).await?.is_none() {
+    let Some(before) = api.jobs().batch_summary(&batch).await? else {
         return Err(ApiError::not_found(format!("there is no batch {batch}")));
-    }
+    };
     let states = match (cancel, state.is_empty()) {
         (Some(_), _) => vec![JobState::Cancelled],
         (None, true) => vec![JobState::Failed],
@@ -191,9 +193,24 @@ pub async fn retry(
         Some(cancel) => api.jobs().stopping(&batch, cancel).await?,
         None => 0,
     };
-    let queued = api.jobs().retry_batch(&RetryRules { batch, states, codes, cancel }, |_| true).await?;
+    let rules = RetryRules { batch, states, codes, cancel };
+    rules.check_codes("code", api.jobs()).await?;
+    let retried = api.jobs().retry_batch(&rules, |_| true).await?.len() as u64;
     api.wake();
-    Ok(Json(Retried { retried: queued.len() as u64, stopping }))
+    let left = left(&before, api.jobs().batch_summary(&rules.batch).await?.as_ref());
+    Ok(Json(Retried { retried, stopping, left }))
+}
+
+/// Of each state the jobs that were in it before and after. Those that were queued before are still so, or have started.
+fn left(before: &BatchSummary, after: Option<&BatchSummary>) -> BTreeMap<String, u64> {
+    let stayed = |state: JobState, jobs: u64| match state {
+        JobState::Queued => jobs,
+        JobState::Running | JobState::Succeeded | JobState::Failed | JobState::Cancelled => {
+            jobs.min(after.map_or(0, |after| after.in_state(state)))
+        }
+    };
+    let states = before.states.iter().map(|(state, jobs)| (state.to_string(), stayed(*state, *jobs)));
+    states.filter(|(_, jobs)| *jobs > 0).collect()
 }
 
 fn named(text: &str) -> Answer<BatchId> {

@@ -72,11 +72,17 @@ pub struct Server {
 }
 
 impl Server {
+    /// Reads `http.bind`.
+    pub fn parse_address(bind: &str) -> Result<SocketAddr, JobError> {
+        bind.parse().map_err(|_| {
+            JobError::invalid("http.bind", format!("`{bind}` is not an address and port, such as 127.0.0.1:8080"))
+        })
+    }
+
     /// Binds `http.bind`; port 0 picks a free one.
     pub async fn bind(bind: &str, limits: ConnectionLimits) -> Result<Self, JobError> {
         let wrong = |reason: String| JobError::invalid("http.bind", format!("`{bind}` {reason}"));
-        let address: SocketAddr =
-            bind.parse().map_err(|_| wrong("is not an address and port, such as 127.0.0.1:8080".to_owned()))?;
+        let address = Self::parse_address(bind)?;
         let listener = TcpListener::bind(address).await.map_err(|error| {
             let why = match error.kind() {
                 std::io::ErrorKind::AddrInUse => "is already in use".to_owned(),

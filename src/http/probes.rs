@@ -35,10 +35,15 @@ pub struct Probes {
     pub broken: CancellationToken,
     /// Set once the worker accepts no more jobs.
     pub leaving: CancellationToken,
+    /// The kinds of jobs that the worker does not take.
+    pub unfit: Unfit,
     /// Those of the worker.
     stores: Stores,
     database: Arc<Mutex<Option<LastAnswer>>>,
 }
+
+/// Which kinds of jobs the worker does not take, and why.
+pub type Unfit = Arc<dyn Fn() -> Option<String> + Send + Sync>;
 
 /// The time and the result of the last database check.
 type LastAnswer = (Instant, Result<(), String>);
@@ -54,7 +59,22 @@ impl Probes {
         leaving: CancellationToken,
     ) -> Self {
         super::metrics::describe_database();
-        Self { jobs, queue, stores, metrics, works, broken, leaving, database: Arc::default() }
+        Self {
+            jobs,
+            queue,
+            stores,
+            metrics,
+            works,
+            broken,
+            leaving,
+            unfit: Arc::new(|| None),
+            database: Arc::default(),
+        }
+    }
+
+    /// Also says what the worker in this process does not take.
+    pub fn with_unfit(self, unfit: Unfit) -> Self {
+        Self { unfit, ..self }
     }
 
     async fn database(&self) -> Result<(), String> {
@@ -111,13 +131,21 @@ pub async fn readyz(State(probes): State<Probes>) -> Response {
         None if !probes.works || health.connected && health.consuming => Ok(()),
         None => {
             let why = health.last_error.unwrap_or_else(|| "not consuming yet".to_owned());
-            Err(format!("{why} (since {})", health.since))
+            Err(format!("{why} (since {:.0})", health.since))
         }
     };
     let device = if probes.broken.is_cancelled() { Err("not usable, see the log".to_owned()) } else { Ok(()) };
     let leaving = if probes.leaving.is_cancelled() { Err("accepts no more jobs".to_owned()) } else { Ok(()) };
     let (database, store) = tokio::join!(probes.database(), probes.store());
-    let checks = [("queue", queue), ("database", database), ("store", store), ("device", device), ("worker", leaving)];
+    let models = (probes.unfit)().map_or(Ok(()), Err);
+    let checks = [
+        ("queue", queue),
+        ("database", database),
+        ("store", store),
+        ("device", device),
+        ("models", models),
+        ("worker", leaving),
+    ];
     // A process that only accepts jobs can do so while nothing can be sent.
     let ready =
         checks.iter().all(|(name, result)| result.is_ok() || matches!(*name, "queue" | "store") && !probes.works);

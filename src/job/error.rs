@@ -115,6 +115,31 @@ impl JobError {
         }
     }
 
+    /// All codes; see [`JobError::code`].
+    pub const CODES: [&str; 21] = [
+        "attempts_exhausted",
+        "busy",
+        "cancelled",
+        "database",
+        "device",
+        "disk_full",
+        "download",
+        "image_too_large",
+        "input_forbidden",
+        "input_not_found",
+        "input_unreachable",
+        "invalid_image",
+        "invalid_request",
+        "model_invalid",
+        "model_not_found",
+        "model_too_large",
+        "non_finite",
+        "out_of_memory",
+        "queue",
+        "storage",
+        "timed_out",
+    ];
+
     /// Decides between failing, retrying and restarting. There is no wildcard arm, so every new reason must choose.
     pub fn class(&self) -> ErrorClass {
         match self {
@@ -145,11 +170,6 @@ impl JobError {
     /// Whether a later attempt may succeed.
     pub fn is_transient(&self) -> bool {
         self.class() == ErrorClass::Transient
-    }
-
-    /// Whether the checkpoint itself is unusable, so that every request for it fails.
-    pub fn is_about_the_model(&self) -> bool {
-        matches!(self, Self::ModelNotFound { .. } | Self::ModelInvalid { .. } | Self::ModelTooLarge { .. })
     }
 
     pub fn input_unreachable(input: impl Into<String>, reason: impl Into<String>) -> Self {
@@ -248,5 +268,21 @@ impl From<&JobError> for ErrorRecord {
             _ => None,
         };
         Self { code: error.code().to_owned(), cause, class: error.class(), message: error.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_list_has_every_code() {
+        let source = include_str!("error.rs");
+        let code = source.split("pub fn code").nth(1).unwrap().split("\n    }\n").next().unwrap();
+        let written: BTreeSet<&str> = code.lines().filter_map(|line| line.split('"').nth(1)).collect();
+        assert_eq!(written, BTreeSet::from(JobError::CODES));
+        assert_eq!(written.len(), JobError::CODES.len());
     }
 }

@@ -119,6 +119,8 @@ fn is_something_else(bytes: &[u8]) -> Option<String> {
         [0x28, 0xb5, 0x2f, 0xfd, ..] => "is compressed with zstd; send it uncompressed",
         [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..] => "is compressed with zlib; send it uncompressed",
         [b'P', b'K', 3, 4, ..] => "is a ZIP archive; send JSON",
+        [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] => "is UTF-32; send UTF-8",
+        [0, 0, 0, byte, ..] | [byte, 0, 0, 0, ..] if text(*byte) => "is UTF-32; send UTF-8",
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "is UTF-16; send UTF-8",
         [0, byte, ..] | [byte, 0, ..] if text(*byte) => "is UTF-16; send UTF-8",
         [0x89, b'P', b'N', b'G', ..] | [0xff, 0xd8, 0xff, ..] => "is a picture; send JSON with the picture's address",
@@ -269,7 +271,14 @@ mod tests {
         let utf16: Vec<u8> = "{\"seed\":1}".encode_utf16().flat_map(u16::to_le_bytes).collect();
         let marked = [&b"\xff\xfe"[..], &utf16].concat();
         let big_endian: Vec<u8> = "{\"seed\":1}".encode_utf16().flat_map(u16::to_be_bytes).collect();
-        let cases: [(&[u8], &str); 17] = [
+        let utf32: Vec<u8> = "{\"seed\":1}".chars().flat_map(|c| u32::from(c).to_le_bytes()).collect();
+        let wide_marked = [&b"\xff\xfe\0\0"[..], &utf32].concat();
+        let wide_big_endian: Vec<u8> = "\u{feff}{".chars().flat_map(|c| u32::from(c).to_be_bytes()).collect();
+        let cases: [(&[u8], &str); 21] = [
+            (&utf32, "request: is UTF-32"),
+            (&wide_marked, "request: is UTF-32"),
+            (&wide_big_endian, "request: is UTF-32"),
+            (b"\0\0\0{\0\0\0}", "request: is UTF-32"),
             (b"\x1f\x8b\x08\0", "request: is compressed with gzip"),
             (b"\x78\x9c\x01", "request: is compressed with zlib"),
             (b"\x28\xb5\x2f\xfd", "request: is compressed with zstd"),

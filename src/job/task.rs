@@ -4,8 +4,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    CompositeParams, DecomposeParams, EditParams, JobError, JobKind, WorkflowParams, json::object_from_value,
-    sampling::expand_presets,
+    CompositeParams, DecomposeParams, EditParams, JobError, JobKind, LoraParam, WorkflowParams,
+    json::object_from_value, sampling::expand_presets,
 };
 
 /// The kind of job with its parameters.
@@ -43,6 +43,23 @@ impl Task {
             Self::Workflow(params) => serde_json::to_value(params),
         }
         .unwrap_or_else(|error| unreachable!("plain data: {error}"))
+    }
+
+    /// Whether a LoRA is used that the settings do not name for all jobs.
+    pub fn names_loras(&self) -> bool {
+        let own = |loras: Option<&[LoraParam]>, lightning: Option<u32>| {
+            loras.is_some_and(|loras| !loras.is_empty()) || lightning.is_some()
+        };
+        match self {
+            Self::Decompose(params) => own(params.loras.as_deref(), params.options().lightning),
+            Self::Edit(params) => own(params.loras.as_deref(), params.options().lightning),
+            Self::Composite(_) => false,
+            Self::Workflow(WorkflowParams { decompose, edits }) => {
+                let mut edits = edits.iter().map(|edit| edit.params());
+                own(decompose.loras.as_deref(), decompose.options().lightning)
+                    || edits.any(|edit| own(edit.loras.as_deref(), edit.options().lightning))
+            }
+        }
     }
 
     /// The oldest version of messages that has these parameters.

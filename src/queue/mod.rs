@@ -137,6 +137,15 @@ impl Queue {
         }
     }
 
+    /// Leaves jobs of this kind to other consumers for a while, also those that this process has in hand and has not
+    /// begun.
+    pub fn hold(&self, kind: JobKind, pause: Duration) {
+        match self {
+            Self::Embedded(_) => {}
+            Self::Rabbit(rabbit) => rabbit.hold(kind, pause),
+        }
+    }
+
     /// Publishes one job. `Ok`: a queue has it on disk.
     pub async fn publish_dispatch(&self, dispatch: &Dispatch) -> Result<(), JobError> {
         match self {

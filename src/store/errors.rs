@@ -7,36 +7,105 @@ use std::{
 
 use crate::job::JobError;
 
+/// What is wrong with a path, in the only place that decides it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PathFault {
+    Missing,
+    /// Something other than a folder is where a folder must be.
+    NotAFolder,
+    /// A folder is where a file must be.
+    IsAFolder,
+    /// Symbolic links that lead to each other.
+    Loop,
+    TooLong,
+    /// The file system has no such names, for instance with a NUL character.
+    BadName,
+    Denied,
+    ReadOnly,
+    Full,
+    /// The path may be right: a disk or a server that does not answer.
+    Away,
+}
+
+/// On Linux, and on macOS and the BSDs.
+const ELOOP: i32 = if cfg!(target_os = "linux") { 40 } else { 62 };
+
+impl PathFault {
+    fn of(error: &Error) -> Self {
+        // The standard library has no stable name for it.
+        if cfg!(unix) && error.raw_os_error() == Some(ELOOP) {
+            return Self::Loop;
+        }
+        match error.kind() {
+            ErrorKind::NotFound => Self::Missing,
+            // A folder was to be made where something else is, such as a pipe.
+            ErrorKind::NotADirectory | ErrorKind::AlreadyExists => Self::NotAFolder,
+            ErrorKind::IsADirectory => Self::IsAFolder,
+            ErrorKind::InvalidFilename => Self::TooLong,
+            ErrorKind::InvalidInput => Self::BadName,
+            ErrorKind::PermissionDenied => Self::Denied,
+            ErrorKind::ReadOnlyFilesystem => Self::ReadOnly,
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => Self::Full,
+            // The standard library's list may grow.
+            _ => Self::Away,
+        }
+    }
+
+    /// What is wrong and what to change, for a path that stays wrong however often it is tried.
+    fn lasting(self) -> Option<&'static str> {
+        match self {
+            Self::NotAFolder => Some("part of the path is not a folder but a file, a pipe or a socket; name a folder"),
+            Self::IsAFolder => Some("it is a folder, not a file; choose another name or move the folder away"),
+            Self::Loop => Some("its symbolic links lead in a circle; correct them or choose another path"),
+            Self::TooLong => Some("it, or a name in it, is too long for the file system; shorten it"),
+            Self::BadName => Some("the file system does not take a name in it; choose another one"),
+            Self::Missing | Self::Denied | Self::ReadOnly | Self::Full | Self::Away => None,
+        }
+    }
+}
+
 /// For files that acetate writes or keeps. `action` completes "cannot ...".
 pub fn io_error(path: &Path, action: &str, error: Error) -> JobError {
+    let fault = PathFault::of(&error);
+    let link = path.ancestors().find(|part| part.is_symlink() && !part.try_exists().unwrap_or(true));
     let path = path.display().to_string();
-    let reason = match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => return JobError::DiskFull { path },
-        ErrorKind::PermissionDenied => {
-            format!("cannot {action}: permission denied; choose a folder that you can write to")
+    if let Some(what) = fault.lasting().filter(|_| link.is_none()) {
+        return JobError::invalid(path, format!("cannot {action}: {what}"));
+    }
+    let reason = match fault {
+        // A disk may be mounted there later.
+        PathFault::NotAFolder if link.is_some() => {
+            let link = link.map(|link| link.display().to_string()).unwrap_or_default();
+            format!("cannot {action}: {link} is a link to nothing; is its disk mounted?")
         }
-        // It stays too long, however often it is tried.
-        ErrorKind::InvalidFilename => {
-            let reason = format!("cannot {action}: it, or a name in it, is too long for the file system; shorten it");
-            return JobError::invalid(path, reason);
-        }
-        ErrorKind::ReadOnlyFilesystem => format!("cannot {action}: the file system is read-only"),
-        ErrorKind::NotADirectory => format!("cannot {action}: part of the path is a file, not a folder"),
-        _ => format!("cannot {action}: {error}"),
+        PathFault::Full => return JobError::DiskFull { path },
+        PathFault::Denied => format!("cannot {action}: permission denied; choose a folder that you can write to"),
+        PathFault::ReadOnly => format!("cannot {action}: the file system is read-only"),
+        PathFault::Missing
+        | PathFault::Away
+        | PathFault::NotAFolder
+        | PathFault::IsAFolder
+        | PathFault::Loop
+        | PathFault::TooLong
+        | PathFault::BadName => format!("cannot {action}: {error}"),
     };
     JobError::storage(path, reason).caused_by(error)
 }
 
 /// For pictures from the submitter, who can correct a wrong path.
 pub(super) fn input_error(input: &str, error: Error) -> JobError {
-    let input = input.to_owned();
-    match error.kind() {
-        ErrorKind::NotFound | ErrorKind::NotADirectory => JobError::InputNotFound { input },
-        ErrorKind::PermissionDenied => {
-            JobError::InputForbidden { input, reason: "permission denied; make the file readable".to_owned() }
+    let name = input.to_owned();
+    match PathFault::of(&error) {
+        PathFault::Missing | PathFault::NotAFolder => JobError::InputNotFound { input: name },
+        PathFault::Denied => {
+            JobError::InputForbidden { input: name, reason: "permission denied; make the file readable".to_owned() }
         }
-        ErrorKind::InvalidFilename => JobError::invalid("input", "has a name that is too long for the file system"),
-        _ => JobError::input_unreachable(input, format!("cannot read it: {error}")).caused_by(error),
+        fault @ (PathFault::IsAFolder | PathFault::Loop | PathFault::TooLong | PathFault::BadName) => {
+            JobError::invalid("input", format!("{input}: {}", fault.lasting().unwrap_or_default()))
+        }
+        PathFault::ReadOnly | PathFault::Full | PathFault::Away => {
+            JobError::input_unreachable(name, format!("cannot read it: {error}")).caused_by(error)
+        }
     }
 }
 

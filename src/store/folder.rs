@@ -66,9 +66,11 @@ impl FolderStore {
     pub async fn inspect(&self) -> Result<bool, JobError> {
         let root = self.root.clone();
         blocking(move || {
-            let there = root.ancestors().find(|folder| folder.exists()).unwrap_or(&root);
+            // Also a link that leads nowhere is there.
+            let there = root.ancestors().find(|folder| folder.symlink_metadata().is_ok()).unwrap_or(&root);
             if !there.is_dir() {
-                let reason = format!("{} is a file, not a folder; correct store.url", there.display());
+                let what = if there.is_file() { "a file" } else { "a pipe, a socket, or a link that leads nowhere" };
+                let reason = format!("{} is {what}, not a folder; correct store.url", there.display());
                 return Err(JobError::storage(root.display().to_string(), reason));
             }
             check_writable(there)?;
@@ -382,6 +384,49 @@ mod tests {
         let names = fs::read_dir(store.path(&key(0)).parent().unwrap()).unwrap();
         assert_eq!(names.count(), 100, "no temporary file is left");
         assert!(store.put_all(Vec::new()).await.unwrap().is_empty());
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_path_that_leads_nowhere_is_not_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("file"), "x").unwrap();
+        std::os::unix::fs::symlink(at("b"), at("a")).unwrap();
+        std::os::unix::fs::symlink(at("a"), at("b")).unwrap();
+        std::os::unix::fs::symlink(at("nothing"), at("dangling")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+        let key = ObjectKey::new(JobId::new(), Epoch(1), "a.png").unwrap();
+        let wrong = [
+            ("file", "not a folder"),
+            ("file/out", "not a folder"),
+            ("socket", "not a folder"),
+            ("socket/out", "not a folder"),
+            ("a/out", "in a circle"),
+            ("nul\0", "does not take a name"),
+        ];
+        for (name, words) in wrong {
+            let store = FolderStore::in_folder(at(name));
+            for error in [store.check().await.unwrap_err(), store.put(key.clone(), b"abc".to_vec()).await.unwrap_err()]
+            {
+                assert_eq!(error.class(), crate::job::ErrorClass::Invalid, "{name}: {error}");
+                assert!(error.to_string().contains(words), "{name}: {error}");
+            }
+            if let Err(error) = fs::metadata(at(name)) {
+                let error = crate::store::errors::input_error(name, error);
+                assert_eq!(error.class(), crate::job::ErrorClass::Invalid, "{name}: {error}");
+            }
+        }
+        // What may be mounted later is.
+        let store = FolderStore::in_folder(at("dangling/out"));
+        let error = store.put(key.clone(), b"abc".to_vec()).await.unwrap_err();
+        assert!(error.is_transient() && error.to_string().contains("is a link to nothing"), "{error}");
+        assert!(store.inspect().await.unwrap_err().to_string().contains("leads nowhere"));
+        // A file cannot take the place of a folder.
+        let store = FolderStore::in_folder(at("store"));
+        fs::create_dir_all(store.path(&key)).unwrap();
+        let error = store.put(key, b"abc".to_vec()).await.unwrap_err();
+        assert!(error.to_string().contains("it is a folder, not a file"), "{error}");
     }
 
     #[tokio::test]

@@ -21,6 +21,7 @@ mod replies;
 mod restored;
 mod spans;
 mod stop;
+mod unfit;
 mod variants;
 
 mod backoff;
@@ -48,6 +49,7 @@ pub use relay::{Relayed, publish_due, relay};
 pub use restored::KnownAge;
 pub use run::{Verdict, run};
 pub use stop::{JobControl, StopReason};
+pub use unfit::UnfitKinds;
 
 use crate::{
     database::{JobRow, JobStore},
@@ -72,6 +74,8 @@ pub struct Worker {
     pub broken: CancellationToken,
     /// How old the database is known to be.
     pub age: KnownAge,
+    /// The kinds of jobs whose model cannot be used here.
+    pub unfit: UnfitKinds,
 }
 
 #[derive(Debug, Clone)]

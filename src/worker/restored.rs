@@ -3,7 +3,7 @@
 //! A backup does not know which jobs were cancelled, have failed, or were deleted after it was made. They would run
 //! again, so nothing starts on a restored database until a person has looked. The store remembers, about once a minute,
 //! until when the database was in use, and a running worker knows it as well. A database that is much older than that
-//! was restored.
+//! was restored. So was one that has the rows of two: a backup was restored as data only, into tables that existed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -83,7 +83,14 @@ pub(super) async fn guard(worker: &Worker) -> Result<(), JobError> {
         return Ok(());
     }
     let mut known = worker.age.0.lock().await;
-    let found = worker.jobs.lineage().await?;
+    let mut found = worker.jobs.lineage().await?;
+    if let Some(reason) = found.mixed() {
+        pause_all(worker, &reason).await?;
+        worker.jobs.forget_lineages(&std::mem::take(&mut found.others)).await?;
+        let alive_at = worker.jobs.record_alive().await?;
+        *known = Some(Lineage { alive_at, ..found });
+        return Ok(());
+    }
     let newest = known.as_ref().filter(|newest| newest.name == found.name).map(|newest| newest.alive_at);
     match newest.filter(|newest| *newest > found.alive_at) {
         Some(newest) if newest.duration_since(found.alive_at) > BEHIND => {
@@ -133,7 +140,11 @@ async fn hold(worker: &Worker, as_of: Timestamp, used_until: Timestamp) -> Resul
          cancelled, have failed or were deleted in between may be queued again: cancel what must not run, then acetate \
          queue resume"
     );
-    worker.jobs.by(Actor::new("acetate", None)).pause_all(&reason).await?;
+    pause_all(worker, &reason).await
+}
+
+async fn pause_all(worker: &Worker, reason: &str) -> Result<(), JobError> {
+    worker.jobs.by(Actor::new("acetate", None)).pause_all(reason).await?;
     error!("nothing starts: {reason}");
     Ok(())
 }

@@ -140,27 +140,49 @@ async fn claimed(
         // In a service, an unusable model concerns only this worker: others may have it, and the job waits for them.
         // With an in-process queue, this is the only worker.
         let others = worker.options.results == ResultPlacement::AsAsked && matches!(worker.queue, Queue::Rabbit(_));
-        let unfit = error.is_about_the_model() && others;
+        let unfit = others && is_unfit(worker, row, error);
         let lost = error.class() == ErrorClass::Device;
         if lost && worker.engine.has_others() {
             warn!(%error, devices = worker.engine.usable(), "a device of this worker failed; the others go on");
-        } else if unfit || lost {
+        } else if unfit {
+            let kind = row.request.task.kind();
+            let pause = worker.unfit.fails(kind, error, &worker.options.backoff);
+            for kind in [Some(kind), delivery.kind().filter(|lane| *lane != kind)].into_iter().flatten() {
+                worker.queue.hold(kind, pause);
+            }
+            // This attempt does not count, because the job is not at fault.
+            control.stop(StopReason::GiveBack);
+            made = Err(JobError::Cancelled);
+        } else if lost {
             let beside = worker.broken.is_cancelled();
             error!(%error, "this worker is no longer usable; shutting down");
             worker.broken.cancel();
-            if unfit || beside {
-                // This attempt does not count, because the job is not at fault; the same holds for other jobs on a
-                // failed device.
+            if beside {
+                // Nor is another job on a failed device.
                 control.stop(StopReason::GiveBack);
                 made = Err(JobError::Cancelled);
             }
         }
+    } else {
+        worker.unfit.works(row.request.task.kind());
     }
     lease.release().await;
     let settling = trace::settle(&delivery.destination(row.request.task.kind()));
     let verdict = settling.within(Box::pin(finish(worker, row, delivery, made, control))).await;
     settling.end_with(&verdict);
     verdict
+}
+
+/// Whether this worker cannot use the model of a job, so that every job of its kind fails here. A LoRA that only this job
+/// names is its own.
+fn is_unfit(worker: &Worker, row: &JobRow, error: &JobError) -> bool {
+    let (JobError::ModelNotFound { model, .. }
+    | JobError::ModelInvalid { model, .. }
+    | JobError::ModelTooLarge { model, .. }) = error
+    else {
+        return false;
+    };
+    !row.request.task.names_loras() || worker.engine.has_configured(model)
 }
 
 /// Writes the end of an attempt, then acknowledges its message.

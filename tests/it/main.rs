@@ -24,6 +24,7 @@ mod many;
 mod masks;
 mod nested;
 mod quality;
+mod refused_settings;
 mod services;
 mod small_models;
 mod trim;

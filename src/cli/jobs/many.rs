@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 
 use clap::Args;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde_json::json;
 
@@ -17,9 +18,12 @@ use crate::{
         view::JobJson,
         watch::{self, no_such_batch},
     },
-    database::{CancelId, CancelOutcome, RetryOutcome, RetryRules},
+    database::{BatchSummary, CancelId, CancelOutcome, JobRow, RetryOutcome, RetryRules},
     job::{BatchId, JobError, JobId, JobState},
 };
+
+/// A worker that lives is heard from more often.
+const SILENT: SignedDuration = SignedDuration::from_secs(5);
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
@@ -101,7 +105,10 @@ pub async fn cancel(global: &GlobalArgs, submitter: &Submitter, args: CancelArgs
     let liveness = submitter.liveness();
     let text = match submitter.jobs.cancel(id, &|worker| liveness.is_dead(worker)).await? {
         CancelOutcome::Cancelled => "cancelled".to_owned(),
-        CancelOutcome::Requested => "asked to stop; it stops within one denoise step".to_owned(),
+        CancelOutcome::Requested => match silent_worker(submitter, &job(submitter, id).await?) {
+            Some(why) => format!("asked to stop; {why}"),
+            None => "asked to stop; it stops within one denoise step".to_owned(),
+        },
         CancelOutcome::AlreadyEnded(state) => format!("had already {}", ended(state)),
         CancelOutcome::Unknown => return Err(no_such_job(submitter, id).await.into()),
     };
@@ -111,6 +118,18 @@ pub async fn cancel(global: &GlobalArgs, submitter: &Submitter, args: CancelArgs
         return output::json(&JobJson::new(row, &submitter.stores)?);
     }
     output::line(&format!("job {id} {text}"))
+}
+
+/// What becomes of a running job that is to be cancelled and whose worker may be gone.
+pub fn silent_worker(submitter: &Submitter, row: &JobRow) -> Option<String> {
+    let (until, now) = (row.lease_until?, Timestamp::now());
+    let silent = now.duration_since(row.heard_from(submitter.lease)?);
+    (row.cancel_requested && silent > SILENT).then(|| {
+        format!(
+            "its worker was last heard from {} s ago; any running worker cancels the job when its lease ends at {until:.0}",
+            silent.as_secs()
+        )
+    })
 }
 
 async fn cancel_batch(
@@ -140,6 +159,10 @@ async fn cancel_batch(
     publish(global, submitter, jobs, stopped).await;
     if args.json() {
         output::json(&json!({ "batch": batch, "cancelled": jobs, "undo": undo }))?;
+    } else if jobs == 0 && unfinished == 0 {
+        let total = summary.total();
+        let all = if total == 1 { "its job has ended".to_owned() } else { format!("all {total} jobs have ended") };
+        output::line(&format!("nothing to cancel in batch {batch}: {all}"))?;
     } else {
         output::line(&format!("{} cancelled or asked to stop", output::count(jobs, "job")))?;
         if jobs > 0 {
@@ -229,13 +252,14 @@ async fn retry_batch(
     let summary = submitter.jobs.batch_summary(&batch).await?.ok_or_else(|| no_such_batch(&batch))?;
     let total = states.iter().map(|state| summary.in_state(*state)).sum();
     let rules = RetryRules { batch, states, codes: args.code.clone(), cancel: args.undo };
+    rules.check_codes("--code", &submitter.jobs).await?;
     let mut sweep = Sweep::start(global, "queueing", total);
     let queued = submitter.jobs.retry_batch(&rules, |jobs| sweep.add(jobs)).await?;
     let stopped = sweep.is_stopped();
     drop(sweep);
     let jobs = queued.len() as u64;
     publish(global, submitter, jobs, stopped).await;
-    let left = left_out(submitter, &rules, summary.in_state(JobState::Running)).await?;
+    let left = left_out(submitter, &rules, &summary, jobs).await?;
     if args.json() {
         output::json(&json!({ "batch": rules.batch, "queued": queued, "left_out": left }))?;
     } else {
@@ -249,8 +273,13 @@ async fn retry_batch(
 }
 
 /// The jobs of the batch that were not queued again, and what would do it: `100000 are cancelled (add --state
-/// cancelled)`. `before`: how many were running; others have started since then.
-async fn left_out(submitter: &Submitter, rules: &RetryRules, before: u64) -> Result<Vec<String>, Failure> {
+/// cancelled)`. `before`: the batch before `queued` jobs were queued again; others have started since then.
+async fn left_out(
+    submitter: &Submitter,
+    rules: &RetryRules,
+    before: &BatchSummary,
+    queued: u64,
+) -> Result<Vec<String>, Failure> {
     let summary = submitter.jobs.batch_summary(&rules.batch).await?.ok_or_else(|| no_such_batch(&rules.batch))?;
     let are = |jobs: u64| if jobs == 1 { "1 is".to_owned() } else { format!("{jobs} are") };
     let mut left = Vec::new();
@@ -268,13 +297,17 @@ async fn left_out(submitter: &Submitter, rules: &RetryRules, before: u64) -> Res
             left.push(format!("{} {state} ({})", are(jobs), codes.join(", ")));
         }
     }
-    let running = summary.in_state(JobState::Running).min(before);
+    let running = summary.in_state(JobState::Running).min(before.in_state(JobState::Running));
     if running > 0 && rules.states.contains(&JobState::Cancelled) {
         left.push(format!("{} still running", are(running)));
     }
     if left.is_empty() {
         let states = summary.states.iter().filter(|(state, _)| *state != JobState::Queued);
         left.extend(states.map(|(state, jobs)| format!("{} {state}", are(*jobs))));
+    }
+    let waiting = before.in_state(JobState::Queued);
+    if queued == 0 && waiting > 0 {
+        left.push(format!("{} queued already", are(waiting)));
     }
     Ok(left)
 }

@@ -195,6 +195,10 @@ async fn show(submitter: &Submitter, args: OneArgs) -> Result<(), Failure> {
     let Some((row, attempts)) = submitter.jobs.get_with_attempts(id).await? else {
         return rejected(submitter, id, args.json).await;
     };
+    let stopping = (row.state == JobState::Running && row.cancel_requested).then(|| {
+        let silent = many::silent_worker(submitter, &row);
+        silent.unwrap_or_else(|| "its worker was asked, and stops within one denoise step".to_owned())
+    });
     let mut view = JobJson::new(row, &submitter.stores)?;
     view.history = attempts;
     if args.json {
@@ -204,6 +208,9 @@ async fn show(submitter: &Submitter, args: OneArgs) -> Result<(), Failure> {
     line("id", &view.id.to_string())?;
     line("kind", &view.kind.to_string())?;
     line("state", &view.state.to_string())?;
+    if let Some(stopping) = stopping {
+        line("cancelling", &stopping)?;
+    }
     if let Some(at) = view.not_before.filter(|at| *at > Timestamp::now()) {
         line("not before", &at.to_string())?;
     }

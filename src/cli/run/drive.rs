@@ -16,7 +16,7 @@ use crate::{
     cli::{
         Failure,
         global::GlobalArgs,
-        output, progress,
+        output, params, progress,
         runtime::block_on,
         view::{JobJson, progress_text},
     },
@@ -43,7 +43,7 @@ pub fn drive(global: &GlobalArgs, loaded: LoadedConfig, plan: LocalJob) -> Resul
         inputs,
         output: Output { prefix: "file:///".to_owned() },
         task,
-        labels: flags.labels.iter().cloned().collect(),
+        labels: params::labels(&flags.labels)?,
         priority: 0,
     };
     request.validate().map_err(in_words_of_flags)?;

@@ -63,7 +63,7 @@ pub fn drive_many(global: &GlobalArgs, loaded: &LoadedConfig, many: Many) -> Res
         inputs: Inputs::named(task.kind(), Vec::new()),
         output: Output { prefix: "file:///".to_owned() },
         task,
-        labels: flags.labels.iter().cloned().collect(),
+        labels: crate::cli::params::labels(&flags.labels)?,
         priority: 0,
     };
     if flags.reuse {

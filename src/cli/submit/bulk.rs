@@ -24,6 +24,7 @@ use crate::{
         dataset::{ColumnMapping, DatasetSource, DrawnRows, Fetched, Reading, fetch, is_on_hub, pull},
         global::GlobalArgs,
         output,
+        params::labels,
         runtime::block_on,
         watch,
     },
@@ -107,7 +108,7 @@ fn plan(
     let defaults = RowDefaults {
         kind,
         params,
-        labels: flags.labels.iter().cloned().collect(),
+        labels: labels(&flags.labels)?,
         priority: flags.priority,
         output: flags.output.as_deref().map(|output| Template::parse(&self::address(output)?)).transpose()?,
         batch,

@@ -1,7 +1,5 @@
 //! Submits one job.
 
-use std::collections::BTreeMap;
-
 use serde_json::json;
 
 use super::{
@@ -12,7 +10,7 @@ use super::{
 };
 use crate::{
     app::Submitter,
-    cli::{Failure, fetch, global::GlobalArgs, output, run::flags::input, runtime::block_on, watch},
+    cli::{Failure, fetch, global::GlobalArgs, output, params::labels, run::flags::input, runtime::block_on, watch},
     config::LoadedConfig,
     database::{SubmitOptions, Submitted},
     job::{InputRef, Inputs, JobError, JobId, JobRequest, JobState, Output, Task},
@@ -93,7 +91,7 @@ async fn one(
 }
 
 fn request(task: Task, flags: &SubmitFlags, inputs: Inputs) -> Result<JobRequest, JobError> {
-    let labels: BTreeMap<_, _> = flags.labels.iter().cloned().collect();
+    let labels = labels(&flags.labels)?;
     let output = Template::parse(&address(flags.output.as_deref().unwrap_or_default())?)?;
     let input = inputs.iter().next().map(named).unwrap_or_default();
     let values = Values { input: &input, below: "", row: 1, batch: "none", labels: &labels };

@@ -65,6 +65,18 @@ pub(super) fn fault(error: &sqlx::Error) -> Fault {
     }
 }
 
+/// Whether a write will probably fail again although others succeed, such as without room in one tablespace. Missing
+/// tables and rights are seen by a check of their own; locks and connections pass.
+pub(super) fn stays(error: &JobError) -> bool {
+    let JobError::Database { source: Some(cause), .. } = error else { return false };
+    cause.downcast_ref::<sqlx::Error>().is_some_and(|error| {
+        let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
+        fault(error) == Fault::Statement
+            && error.as_database_error().is_some()
+            && !matches!(&*code, "42501" | "42P01" | "55P03" | "57014")
+    })
+}
+
 /// The function of the server that raised the error. Unlike the message, it is the same in every language
 /// (`lc_messages`). Empty for a pooler's errors.
 fn routine(error: &dyn DatabaseError) -> &str {

@@ -4,20 +4,24 @@ use jiff::Timestamp;
 
 use super::{actions::noted_change, open::PostgresJobStore};
 use crate::{
-    database::{Action, Lineage, Scope, row_mapping::Columns},
+    database::{Action, Lineage, Scope, lineage::empty, row_mapping::Columns},
     job::JobError,
 };
 
 impl PostgresJobStore {
     pub async fn lineage(&self) -> Result<Lineage, JobError> {
-        let row = self.one(sqlx::query("SELECT name, alive_at, acetate_now() AS now FROM lineage")).await?;
-        Lineage::read(&row.ok_or_else(|| JobError::database("the table lineage is empty"))?)
+        let query = sqlx::query("SELECT name, alive_at, acetate_now() AS now FROM lineage ORDER BY name");
+        Lineage::read(&self.all(query).await?)
+    }
+
+    pub async fn forget_lineages(&self, names: &[String]) -> Result<(), JobError> {
+        self.execute(sqlx::query("DELETE FROM lineage WHERE name = ANY($1)").bind(names)).await.map(drop)
     }
 
     pub async fn record_alive(&self) -> Result<Timestamp, JobError> {
         let query = sqlx::query("UPDATE lineage SET alive_at = GREATEST(alive_at, acetate_now()) RETURNING alive_at");
         let row = self.one(query).await?;
-        row.ok_or_else(|| JobError::database("the table lineage is empty"))?.time("alive_at")
+        row.ok_or_else(empty)?.time("alive_at")
     }
 
     pub async fn pause_all(&self, reason: &str) -> Result<(), JobError> {

@@ -131,25 +131,26 @@ impl PostgresJobStore {
         let _ = timeout(CLOSE_TIMEOUT, self.connections.close()).await;
     }
 
-    /// Checks that the database responds and takes writes. What the last write said counts until another one succeeds.
+    /// Checks that the database responds and takes writes. A write that failed counts until one like it succeeds, or
+    /// all tables can be written to again.
     pub async fn ping(&self) -> Result<(), JobError> {
-        if self.connections.last_write().is_some() {
-            return self.check_writes().await;
+        if self.connections.failed_write().is_some() {
+            self.check_writes().await?;
+            return self.connections.failed_write().map_or(Ok(()), Err);
         }
         let read_only = "SELECT current_setting('transaction_read_only') = 'on' AS read_only";
         let row = self.one(sqlx::query(read_only)).await?;
         match row.is_some_and(|row| row.try_get("read_only").unwrap_or(false)) {
             // It says so itself, on a connection to today's server if there is another one.
             true => self.check_writes().await,
-            false => Ok(()),
+            false => self.connections.try_statements(&tables::check_rights()).await,
         }
     }
 
-    /// Writes, and takes it back; refused if the role lacks a right on one of the tables.
+    /// Writes, and takes it back; refused if the role lacks a right on one of the tables, or they have no room.
     pub async fn check_writes(&self) -> Result<(), JobError> {
-        let insert = "INSERT INTO rejections (id, received_at, error, body) VALUES";
-        let sql = format!("{insert} ('check {}', 0, '', ''); {}", JobId::new(), tables::check_rights());
-        self.connections.try_to_write(&sql).await
+        let room = tables::take_room(&JobId::new().to_string());
+        self.connections.try_to_write(&format!("{}; {room}", tables::check_rights())).await
     }
 
     /// Whether what was written can be read again.

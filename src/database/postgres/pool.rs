@@ -1,9 +1,11 @@
 //! The connections of this process, and the one way in which statements are run on them.
 
 use std::{
+    collections::HashMap,
     fmt,
+    pin::pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -21,15 +23,23 @@ use tracing::{debug, warn};
 
 use super::{
     connect::{CONNECT_TIMEOUT, ConnectError, Connector, run},
-    fault::{Fault, fault, no_answer, statement_error},
+    fault::{Fault, fault, no_answer, statement_error, stays},
     session::{Mode, Sessions},
 };
 use crate::job::JobError;
 
 /// How long to wait for a reply; by then the server would have stopped the statement.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(40);
+/// After this time, it is said that a reply is waited for.
+const SAY_AFTER: Duration = Duration::from_secs(5);
 /// How long an idle connection may take to show that it is alive.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a failed write counts although the tables can be written to: it fails for a reason of its own.
+const STAYS_FOR: Duration = Duration::from_secs(10);
+/// So many different statements are remembered.
+const MOST_FAILED: usize = 100;
+/// Stands for [`Connections::try_to_write`].
+const TRIAL: &str = "trial";
 /// How often a statement that another transaction was in the way of is repeated, each time after a longer pause.
 const MOST_CONFLICTS: u32 = 8;
 const CONFLICT_PAUSE: Duration = Duration::from_millis(20);
@@ -45,10 +55,18 @@ pub(super) struct Connections(Arc<PoolInner>);
 struct PoolInner {
     pool: managed::Pool<Manager>,
     most: u32,
-    /// Why the last write failed; absent if it succeeded.
-    last_write: Mutex<Option<String>>,
+    /// The writes that failed and have not succeeded since, by their statement: another one that succeeds, such as a
+    /// heartbeat, says nothing about them.
+    failed: Mutex<HashMap<String, FailedWrite>>,
     replaced: AtomicU64,
     listener_lost: AtomicU64,
+}
+
+struct FailedWrite {
+    error: JobError,
+    at: Instant,
+    /// See [`stays`].
+    stays: bool,
 }
 
 /// What a statement returned.
@@ -84,7 +102,7 @@ impl Connections {
         let inner = PoolInner {
             pool,
             most,
-            last_write: Mutex::default(),
+            failed: Mutex::default(),
             replaced: AtomicU64::default(),
             listener_lost: AtomicU64::default(),
         };
@@ -105,29 +123,52 @@ impl Connections {
         let arguments = query.take_arguments().map_err(|error| self.wrong(sqlx::Error::Encode(error)))?;
         let sql = query.sql();
         let writes = !sql.as_str().trim_start_matches('(').starts_with("SELECT");
+        let written = writes.then(|| sql.clone());
         let result = self.work(PoolStatement::Statement { sql, arguments: arguments.unwrap_or_default() }).await;
-        if writes {
-            self.note(result.as_ref().err());
+        if let Some(sql) = written {
+            self.note(sql.as_str(), result.as_ref().err());
         }
         result
     }
 
-    /// Runs statements that write, and rolls them back.
+    /// Runs statements, and rolls them back.
+    pub(super) async fn try_statements(&self, sql: &str) -> Result<(), JobError> {
+        self.work(PoolStatement::Trial(sql)).await.map(drop)
+    }
+
+    /// Runs statements that write to the tables, and rolls them back. If they succeed, writes that have failed may
+    /// succeed again.
     pub(super) async fn try_to_write(&self, sql: &str) -> Result<(), JobError> {
-        let result = self.work(PoolStatement::Trial(sql)).await.map(drop);
-        self.note(result.as_ref().err());
+        let result = self.try_statements(sql).await;
+        self.note(TRIAL, result.as_ref().err());
+        if result.is_ok() {
+            self.failed().retain(|_, failed| failed.stays && failed.at.elapsed() < STAYS_FOR);
+        }
         result
     }
 
-    /// Why the last write failed.
-    pub(super) fn last_write(&self) -> Option<String> {
-        self.0.last_write.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Why the last of the writes failed that have not succeeded since.
+    pub(super) fn failed_write(&self) -> Option<JobError> {
+        self.failed().values().max_by_key(|failed| failed.at).map(|failed| failed.error.clone())
     }
 
-    fn note(&self, error: Option<&JobError>) {
-        // Values that cannot be stored say nothing about the database.
-        if error.is_none_or(JobError::is_transient) {
-            *self.0.last_write.lock().unwrap_or_else(PoisonError::into_inner) = error.map(|error| error.to_string());
+    fn failed(&self) -> MutexGuard<'_, HashMap<String, FailedWrite>> {
+        self.0.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, sql: &str, error: Option<&JobError>) {
+        let mut failed = self.failed();
+        match error {
+            None if failed.is_empty() => {}
+            None => drop(failed.remove(sql)),
+            Some(error) if error.is_transient() => {
+                if failed.len() < MOST_FAILED || failed.contains_key(sql) {
+                    let write = FailedWrite { error: error.clone(), at: Instant::now(), stays: stays(error) };
+                    failed.insert(sql.to_owned(), write);
+                }
+            }
+            // Values that cannot be stored say nothing about the database.
+            Some(_) => {}
         }
     }
 
@@ -136,7 +177,8 @@ impl Connections {
         loop {
             let mut lent = self.lend().await?;
             let (sessions, mode) = (&self.connector().sessions, self.mode());
-            let Ok(done) = timeout(REPLY_TIMEOUT, work.once(lent.connection(), sessions)).await else {
+            let done = timeout(REPLY_TIMEOUT, self.with_wait_log(work.once(lent.connection(), sessions)));
+            let Ok(done) = done.await else {
                 // Dropped here, together with the statement.
                 return Err(no_answer(&self.connector().url, REPLY_TIMEOUT));
             };
@@ -182,6 +224,23 @@ impl Connections {
             }
             debug!(%error, "the connection is replaced, and the statement repeated");
             last_try = true;
+        }
+    }
+
+    /// Says that a statement takes long: whoever waits for a command should know what for.
+    async fn with_wait_log<T>(&self, done: impl Future<Output = T>) -> T {
+        let mut done = pin!(done);
+        match timeout(SAY_AFTER, &mut done).await {
+            Ok(done) => done,
+            Err(_) => {
+                warn!(
+                    "{}: waiting for the database for more than {} seconds; another session may hold a lock, which \
+                     pg_stat_activity shows there (wait_event_type = 'Lock', pg_blocking_pids(pid))",
+                    self.connector().url,
+                    SAY_AFTER.as_secs()
+                );
+                done.await
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! The tables that the migrations make, and whether the role may use all of them.
 
 use super::migrate::MIGRATIONS;
+use crate::database::lineage::{EMPTY, MEND_EMPTY};
 
 /// How the message about tables that were dropped begins.
 pub(super) const MISSING: &str = "there are no longer the tables ";
@@ -38,7 +39,20 @@ pub(super) fn check_rights() -> String {
             IF v_found IS NOT NULL THEN
                 RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = 'permission denied for the tables ' || v_found;
             END IF;
+            IF NOT EXISTS (SELECT FROM lineage) THEN
+                RAISE EXCEPTION '{EMPTY}; {MEND_EMPTY}';
+            END IF;
          END $$"
+    )
+}
+
+/// Statements that need room in the tables that grow most. Text that does not compress takes new pages.
+pub(super) fn take_room(id: &str) -> String {
+    let text = "(SELECT STRING_AGG(md5(RANDOM()::TEXT), '') FROM GENERATE_SERIES(1, 1000))";
+    format!(
+        "INSERT INTO rejections (id, received_at, error, body) VALUES ('check {id}', 0, '', {text});
+         INSERT INTO jobs (id, fingerprint, kind, request, priority, state, available_at, quiet_until, created_at, updated_at)
+         VALUES ('check {id}', '', '', {text}, 0, 'cancelled', 0, 0, 0, 0)"
     )
 }
 

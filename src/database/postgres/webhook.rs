@@ -5,12 +5,35 @@ use std::time::Duration;
 use super::open::PostgresJobStore;
 use crate::{
     database::{
-        WebhookId, WebhookRow,
+        WebhookId, WebhookLimits, WebhookRow,
         row_mapping::{Columns, milliseconds},
-        webhook::read_webhook,
+        webhook::{WINDOW, read_webhook},
     },
     job::{BatchId, JobError},
 };
+
+/// Scheme, host and port of a call's address, without the default port.
+macro_rules! origin {
+    () => {
+        "REGEXP_REPLACE(LOWER(COALESCE(SUBSTRING(url FROM '^[^:]+://[^/?#]*'), url)), '^(https://.*):443$|^(http://.*):80$', \
+         '\\1\\2')"
+    };
+}
+
+macro_rules! returning {
+    () => {
+        concat!(
+            "RETURNING id AS call, job AS id, url, payload, attempts, created_at, ",
+            origin!(),
+            " AS origin,
+                    COALESCE(traceparent, (SELECT traceparent FROM jobs WHERE jobs.id = webhooks.job)) AS traceparent,
+                    CASE WHEN traceparent IS NULL THEN (SELECT tracestate FROM jobs WHERE jobs.id = webhooks.job)
+                         ELSE tracestate END AS tracestate,
+                    (SELECT traceparent FROM attempts WHERE attempts.job = webhooks.job ORDER BY epoch DESC LIMIT 1)
+                        AS attempt_traceparent"
+        )
+    };
+}
 
 impl PostgresJobStore {
     pub async fn watch_batch(&self, batch: &BatchId, url: &str, again: bool) -> Result<(), JobError> {
@@ -51,33 +74,55 @@ impl PostgresJobStore {
         self.execute(query).await
     }
 
-    pub async fn webhooks_take(&self, limit: u32, lease: Duration) -> Result<Vec<WebhookRow>, JobError> {
-        self.take_calls(limit, lease, false).await
+    pub async fn webhooks_take(&self, limits: &WebhookLimits, lease: Duration) -> Result<Vec<WebhookRow>, JobError> {
+        let (origins, in_use): (Vec<&str>, Vec<i64>) =
+            limits.in_use.iter().map(|(origin, calls)| (origin.as_str(), i64::from(*calls))).unzip();
+        let query = sqlx::query(concat!(
+            "WITH oldest AS (
+                SELECT id, available_at, ",
+            origin!(),
+            " AS origin FROM webhooks
+                 WHERE gave_up_at IS NULL AND available_at <= acetate_now() AND url NOT LIKE 'amqp-reply:%'
+                   AND (taken_until IS NULL OR taken_until <= acetate_now()) AND NOT ",
+            origin!(),
+            " = ANY($4)
+                 ORDER BY available_at, id LIMIT $5),
+             turns AS (
+                SELECT id, available_at, origin,
+                       ROW_NUMBER() OVER (PARTITION BY origin ORDER BY available_at, id) + COALESCE(calls, 0) AS turn
+                  FROM oldest LEFT JOIN UNNEST($6::TEXT[], $7::BIGINT[]) AS in_use (origin, calls) USING (origin)),
+             next AS (SELECT id FROM turns WHERE turn <= $3 ORDER BY turn, available_at, id LIMIT $1),
+             due AS (
+                SELECT id FROM webhooks
+                 WHERE id = ANY(ARRAY(SELECT id FROM next))
+                   AND (taken_until IS NULL OR taken_until <= acetate_now())
+                   FOR UPDATE SKIP LOCKED)
+             UPDATE webhooks SET taken_until = acetate_now() + $2 WHERE id = ANY(ARRAY(SELECT id FROM due)) ",
+            returning!(),
+        ))
+        .bind(i64::from(limits.calls))
+        .bind(milliseconds(lease))
+        .bind(i64::from(limits.of_origin))
+        .bind(limits.full())
+        .bind(i64::from(WINDOW))
+        .bind(origins)
+        .bind(in_use);
+        self.all(query).await?.iter().map(read_webhook).collect()
     }
 
     pub async fn replies_take(&self, limit: u32, lease: Duration) -> Result<Vec<WebhookRow>, JobError> {
-        self.take_calls(limit, lease, true).await
-    }
-
-    async fn take_calls(&self, limit: u32, lease: Duration, are_replies: bool) -> Result<Vec<WebhookRow>, JobError> {
-        let query = sqlx::query(
+        let query = sqlx::query(concat!(
             "WITH due AS (
                 SELECT id FROM webhooks
-                 WHERE gave_up_at IS NULL AND available_at <= acetate_now() AND (url LIKE 'amqp-reply:%') = $3
+                 WHERE gave_up_at IS NULL AND available_at <= acetate_now() AND url LIKE 'amqp-reply:%'
                    AND (taken_until IS NULL OR taken_until <= acetate_now())
                  ORDER BY available_at, id LIMIT $1
                    FOR UPDATE SKIP LOCKED)
-             UPDATE webhooks SET taken_until = acetate_now() + $2 WHERE id = ANY(ARRAY(SELECT id FROM due))
-          RETURNING id AS call, job AS id, url, payload, attempts, created_at,
-                    COALESCE(traceparent, (SELECT traceparent FROM jobs WHERE jobs.id = webhooks.job)) AS traceparent,
-                    CASE WHEN traceparent IS NULL THEN (SELECT tracestate FROM jobs WHERE jobs.id = webhooks.job)
-                         ELSE tracestate END AS tracestate,
-                    (SELECT traceparent FROM attempts WHERE attempts.job = webhooks.job ORDER BY epoch DESC LIMIT 1)
-                        AS attempt_traceparent",
-        )
+             UPDATE webhooks SET taken_until = acetate_now() + $2 WHERE id = ANY(ARRAY(SELECT id FROM due)) ",
+            returning!(),
+        ))
         .bind(i64::from(limit))
-        .bind(milliseconds(lease))
-        .bind(are_replies);
+        .bind(milliseconds(lease));
         self.all(query).await?.iter().map(read_webhook).collect()
     }
 

@@ -7,19 +7,29 @@ use super::{
     open::{SqliteJobStore, database, now_ms},
 };
 use crate::{
-    database::{Action, Lineage, Scope, row_mapping::Columns},
+    database::{
+        Action, Lineage, Scope,
+        lineage::empty,
+        row_mapping::{Columns, to_json},
+    },
     job::JobError,
 };
 
 impl SqliteJobStore {
     pub async fn lineage(&self) -> Result<Lineage, JobError> {
-        let query = sqlx::query("SELECT name, alive_at, ? AS now FROM lineage").bind(now_ms());
-        Lineage::read(&query.fetch_one(&self.readers).await.map_err(database)?)
+        let query = sqlx::query("SELECT name, alive_at, ? AS now FROM lineage ORDER BY name").bind(now_ms());
+        Lineage::read(&query.fetch_all(&self.readers).await.map_err(database)?)
+    }
+
+    pub async fn forget_lineages(&self, names: &[String]) -> Result<(), JobError> {
+        let query = sqlx::query("DELETE FROM lineage WHERE name IN (SELECT value FROM json_each(?))");
+        query.bind(to_json(&names)?).execute(&self.writer).await.map_err(database)?;
+        Ok(())
     }
 
     pub async fn record_alive(&self) -> Result<Timestamp, JobError> {
         let query = sqlx::query("UPDATE lineage SET alive_at = MAX(alive_at, ?) RETURNING alive_at").bind(now_ms());
-        query.fetch_one(&self.writer).await.map_err(database)?.time("alive_at")
+        query.fetch_optional(&self.writer).await.map_err(database)?.ok_or_else(empty)?.time("alive_at")
     }
 
     pub async fn pause_all(&self, reason: &str) -> Result<(), JobError> {

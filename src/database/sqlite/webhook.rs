@@ -5,12 +5,39 @@ use std::time::Duration;
 use super::open::{SqliteJobStore, database, now_ms};
 use crate::{
     database::{
-        WebhookId, WebhookRow,
-        row_mapping::{Columns, after},
-        webhook::read_webhook,
+        WebhookId, WebhookLimits, WebhookRow,
+        row_mapping::{Columns, after, to_json},
+        webhook::{WINDOW, read_webhook},
     },
     job::{BatchId, JobError},
 };
+
+/// Scheme, host and port of a call's address, without the default port. The address without its scheme ends at the first
+/// `/`, `?` or `#`.
+macro_rules! origin {
+    () => {
+        "(SELECT CASE WHEN origin LIKE 'https://%:443' THEN SUBSTR(origin, 1, LENGTH(origin) - 4)
+                      WHEN origin LIKE 'http://%:80' THEN SUBSTR(origin, 1, LENGTH(origin) - 3) ELSE origin END
+            FROM (SELECT LOWER(SUBSTR(url, 1, start - 1
+                               + INSTR(REPLACE(REPLACE(SUBSTR(url, start), '?', '/'), '#', '/') || '/', '/') - 1)) AS origin
+                    FROM (SELECT INSTR(url, '://') + 3 AS start)))"
+    };
+}
+
+macro_rules! returning {
+    () => {
+        concat!(
+            "RETURNING id AS call, job AS id, url, payload, attempts, created_at, ",
+            origin!(),
+            " AS origin,
+                    COALESCE(traceparent, (SELECT traceparent FROM jobs WHERE jobs.id = webhooks.job)) AS traceparent,
+                    CASE WHEN traceparent IS NULL THEN (SELECT tracestate FROM jobs WHERE jobs.id = webhooks.job)
+                         ELSE tracestate END AS tracestate,
+                    (SELECT traceparent FROM attempts WHERE attempts.job = webhooks.job ORDER BY epoch DESC LIMIT 1)
+                        AS attempt_traceparent"
+        )
+    };
+}
 
 impl SqliteJobStore {
     pub async fn watch_batch(&self, batch: &BatchId, url: &str, again: bool) -> Result<(), JobError> {
@@ -72,16 +99,67 @@ impl SqliteJobStore {
         Ok(made)
     }
 
-    pub async fn webhooks_take(&self, limit: u32, lease: Duration) -> Result<Vec<WebhookRow>, JobError> {
-        self.take_calls(limit, lease, false).await
+    pub async fn webhooks_take(&self, limits: &WebhookLimits, lease: Duration) -> Result<Vec<WebhookRow>, JobError> {
+        let now = now_ms();
+        if !self.is_any_due(now, false).await? {
+            return Ok(Vec::new());
+        }
+        let rows = sqlx::query(concat!(
+            "WITH due AS (
+                SELECT id, available_at, ",
+            origin!(),
+            " AS origin FROM webhooks
+                 WHERE gave_up_at IS NULL AND available_at <= ?1 AND url NOT LIKE 'amqp-reply:%'
+                   AND (taken_until IS NULL OR taken_until <= ?1)),
+             oldest AS (
+                SELECT * FROM due WHERE origin NOT IN (SELECT value FROM json_each(?5))
+                 ORDER BY available_at, id LIMIT ?6),
+             turns AS (
+                SELECT id, available_at,
+                       ROW_NUMBER() OVER (PARTITION BY origin ORDER BY available_at, id)
+                       + COALESCE((SELECT value FROM json_each(?7) WHERE key = origin), 0) AS turn
+                  FROM oldest)
+             UPDATE webhooks SET taken_until = ?3
+              WHERE id IN (SELECT id FROM turns WHERE turn <= ?4 ORDER BY turn, available_at, id LIMIT ?2) ",
+            returning!(),
+        ))
+        .bind(now)
+        .bind(limits.calls)
+        .bind(after(now, lease))
+        .bind(limits.of_origin)
+        .bind(to_json(&limits.full())?)
+        .bind(WINDOW)
+        .bind(to_json(&limits.in_use)?)
+        .fetch_all(&self.writer)
+        .await
+        .map_err(database)?;
+        rows.iter().map(read_webhook).collect()
     }
 
     pub async fn replies_take(&self, limit: u32, lease: Duration) -> Result<Vec<WebhookRow>, JobError> {
-        self.take_calls(limit, lease, true).await
+        let now = now_ms();
+        if !self.is_any_due(now, true).await? {
+            return Ok(Vec::new());
+        }
+        let rows = sqlx::query(concat!(
+            "UPDATE webhooks SET taken_until = ?3
+              WHERE id IN (SELECT id FROM webhooks
+                            WHERE gave_up_at IS NULL AND available_at <= ?1 AND url LIKE 'amqp-reply:%'
+                              AND (taken_until IS NULL OR taken_until <= ?1)
+                            ORDER BY available_at, id LIMIT ?2) ",
+            returning!(),
+        ))
+        .bind(now)
+        .bind(limit)
+        .bind(after(now, lease))
+        .fetch_all(&self.writer)
+        .await
+        .map_err(database)?;
+        rows.iter().map(read_webhook).collect()
     }
 
-    async fn take_calls(&self, limit: u32, lease: Duration, are_replies: bool) -> Result<Vec<WebhookRow>, JobError> {
-        let now = now_ms();
+    /// Taking calls does not use the write connection unless there is something to do.
+    async fn is_any_due(&self, now: i64, are_replies: bool) -> Result<bool, JobError> {
         let due = sqlx::query(
             "SELECT 1 FROM webhooks
               WHERE gave_up_at IS NULL AND available_at <= ? AND (url LIKE 'amqp-reply:%') = ? LIMIT 1",
@@ -91,31 +169,7 @@ impl SqliteJobStore {
         .fetch_optional(&self.readers)
         .await
         .map_err(database)?;
-        // This does not use the write connection unless there is something to do.
-        if due.is_none() {
-            return Ok(Vec::new());
-        }
-        let rows = sqlx::query(
-            "UPDATE webhooks SET taken_until = ?3
-              WHERE id IN (SELECT id FROM webhooks
-                            WHERE gave_up_at IS NULL AND available_at <= ?1 AND (url LIKE 'amqp-reply:%') = ?4
-                              AND (taken_until IS NULL OR taken_until <= ?1)
-                            ORDER BY available_at, id LIMIT ?2)
-          RETURNING id AS call, job AS id, url, payload, attempts, created_at,
-                    COALESCE(traceparent, (SELECT traceparent FROM jobs WHERE jobs.id = webhooks.job)) AS traceparent,
-                    CASE WHEN traceparent IS NULL THEN (SELECT tracestate FROM jobs WHERE jobs.id = webhooks.job)
-                         ELSE tracestate END AS tracestate,
-                    (SELECT traceparent FROM attempts WHERE attempts.job = webhooks.job ORDER BY epoch DESC LIMIT 1)
-                        AS attempt_traceparent",
-        )
-        .bind(now)
-        .bind(limit)
-        .bind(after(now, lease))
-        .bind(are_replies)
-        .fetch_all(&self.writer)
-        .await
-        .map_err(database)?;
-        rows.iter().map(read_webhook).collect()
+        Ok(due.is_some())
     }
 
     pub async fn webhook_done(&self, id: WebhookId) -> Result<(), JobError> {

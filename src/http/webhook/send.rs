@@ -1,7 +1,8 @@
 //! The task that sends webhooks.
 
 use std::{
-    sync::Arc,
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -13,15 +14,19 @@ use tracing::{info, warn};
 
 use super::WebhookSecret;
 use crate::{
-    database::{JobStore, WebhookRow},
+    database::{JobStore, WebhookLimits, WebhookRow},
     egress::{WebhookAnswer, WebhookPolicy},
     http::metrics,
     job::JobError,
     trace::{self, Span},
 };
 
-/// How many calls run at a time, so that one that hangs does not block the others.
-const AT_A_TIME: u32 = 16;
+/// How many calls run at a time.
+const AT_A_TIME: u32 = 32;
+/// How many of them call the same origin, so that a receiver that hangs does not delay the others.
+const OF_ORIGIN: u32 = 4;
+/// How many origins are remembered as silent.
+const MOST_SILENT: usize = 1000;
 /// After this time, which is longer than a call takes, another server may take the call.
 const LEASE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(500);
@@ -39,7 +44,7 @@ pub async fn send(
     first_pause: Duration,
     stop: CancellationToken,
 ) {
-    let sender = Arc::new(Sender { jobs, policy, secret, first_pause });
+    let sender = Arc::new(Sender { jobs, policy, secret, first_pause, origins: Mutex::default() });
     let mut calls = JoinSet::new();
     let mut looked = None::<Instant>;
     while !stop.is_cancelled() {
@@ -51,12 +56,14 @@ pub async fn send(
         }
         while calls.try_join_next().is_some() {}
         let room = AT_A_TIME.saturating_sub(u32::try_from(calls.len()).unwrap_or(AT_A_TIME));
-        let due = if room == 0 { Ok(Vec::new()) } else { sender.jobs.webhooks_take(room, LEASE).await };
+        let limits = sender.limits(room);
+        let due = if room == 0 { Ok(Vec::new()) } else { sender.jobs.webhooks_take(&limits, LEASE).await };
         match due {
             Ok(due) if !due.is_empty() => {
                 for call in due {
                     let sender = sender.clone();
                     let trace = call.trace.clone();
+                    sender.origins().begin(&call.origin);
                     calls.spawn(async move { trace::within(trace.as_ref(), sender.call(call)).await });
                 }
                 continue;
@@ -77,6 +84,45 @@ struct Sender {
     policy: WebhookPolicy,
     secret: WebhookSecret,
     first_pause: Duration,
+    origins: Mutex<Origins>,
+}
+
+/// The receivers, by scheme, host and port.
+#[derive(Default)]
+struct Origins {
+    /// How many calls of each are under way.
+    calls: BTreeMap<String, u32>,
+    /// Those that did not answer the last call. Until they do, they get one call at a time.
+    silent: BTreeSet<String>,
+}
+
+impl Origins {
+    fn begin(&mut self, origin: &str) {
+        *self.calls.entry(origin.to_owned()).or_default() += 1;
+    }
+
+    fn end(&mut self, origin: &str, answered: bool) {
+        if let Some(calls) = self.calls.get_mut(origin) {
+            *calls -= 1;
+            if *calls == 0 {
+                self.calls.remove(origin);
+            }
+        }
+        if answered {
+            self.silent.remove(origin);
+        } else if self.silent.len() < MOST_SILENT {
+            self.silent.insert(origin.to_owned());
+        }
+    }
+
+    /// How many of [`OF_ORIGIN`] calls each has in use, those included that a silent one does not get.
+    fn in_use(&self) -> BTreeMap<String, u32> {
+        let mut in_use = self.calls.clone();
+        for origin in &self.silent {
+            *in_use.entry(origin.clone()).or_default() += OF_ORIGIN - 1;
+        }
+        in_use
+    }
 }
 
 /// The outcome of a call.
@@ -92,13 +138,22 @@ enum CallOutcome {
 }
 
 impl Sender {
+    fn origins(&self) -> MutexGuard<'_, Origins> {
+        self.origins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn limits(&self, calls: u32) -> WebhookLimits {
+        WebhookLimits { calls, of_origin: OF_ORIGIN, in_use: self.origins().in_use() }
+    }
+
     async fn call(self: Arc<Self>, call: WebhookRow) {
-        let (id, job, attempts) = (call.id, call.job, call.attempts);
+        let (id, job, attempts, origin) = (call.id, call.job, call.attempts, call.origin.clone());
         let sender = self.clone();
-        let outcome = match tokio::task::spawn_blocking(move || sender.post(&call)).await {
-            Ok(outcome) => outcome,
-            Err(error) => CallOutcome::Failed { reason: error.to_string(), not_before: None },
+        let (outcome, answered) = match tokio::task::spawn_blocking(move || sender.post(&call)).await {
+            Ok(posted) => posted,
+            Err(error) => (CallOutcome::Failed { reason: error.to_string(), not_before: None }, false),
         };
+        self.origins().end(&origin, answered);
         let written = match outcome {
             CallOutcome::Arrived => {
                 metrics::called("arrived");
@@ -121,7 +176,8 @@ impl Sender {
         }
     }
 
-    fn post(&self, call: &WebhookRow) -> CallOutcome {
+    /// Also whether the receiver answered.
+    fn post(&self, call: &WebhookRow) -> (CallOutcome, bool) {
         let id = format!("msg_{}_{}", call.job.to_string().replace('-', ""), call.id);
         let timestamp = Timestamp::now().as_second();
         let span = span_of(call);
@@ -140,7 +196,8 @@ impl Sender {
             Ok(answer) => span.answered(answer.status, !(200..=299).contains(&answer.status)),
             Err(_) => span.note(&answer),
         }
-        match answer {
+        let answered = answer.is_ok();
+        let outcome = match answer {
             Ok(WebhookAnswer { status: 200..=299, .. }) => CallOutcome::Arrived,
             Ok(WebhookAnswer { status: 410, .. }) => {
                 CallOutcome::Refused("its server responds with 410: it does not want more calls".to_owned())
@@ -153,7 +210,8 @@ impl Sender {
                 CallOutcome::Refused(error.to_string())
             }
             Err(error) => CallOutcome::Failed { reason: error.to_string(), not_before: None },
-        }
+        };
+        (outcome, answered)
     }
 }
 

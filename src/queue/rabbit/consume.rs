@@ -35,6 +35,9 @@ use crate::{
     retry::Pauses,
 };
 
+/// How often a connection is looked at on which nothing is consumed.
+const CHECK_EVERY: Duration = Duration::from_millis(500);
+
 #[derive(Debug)]
 pub(in crate::queue) struct RabbitConsumer {
     feed: Arc<Feed>,
@@ -134,9 +137,19 @@ impl Feed {
     async fn lane(&self, connection: &Connection, kind: JobKind) -> Result<(), JobError> {
         let mut pauses = pauses();
         loop {
+            if self.core.holds.is_held(kind) {
+                // Not receiving is intended.
+                let _up = self.core.links.lane_up();
+                tokio::select! {
+                    () = self.core.holds.end(kind) => {}
+                    () = self.closing.cancelled() => return Ok(()),
+                    () = lost(connection) => return Err(broken(format!("{}: lost", self.core.connector.place()))),
+                }
+            }
             let begun = Instant::now();
             let error = match self.channel(connection, kind).await {
-                Ok(()) => return Ok(()),
+                Ok(()) if self.closing.is_cancelled() => return Ok(()),
+                Ok(()) => continue,
                 Err(error) => error,
             };
             if begun.elapsed() > LONGEST_PAUSE {
@@ -153,7 +166,7 @@ impl Feed {
         }
     }
 
-    /// Runs one channel until it ends. `Ok` if the consumer was closed.
+    /// Runs one channel until it ends. `Ok` if the consumer was closed, or the kind is held.
     async fn channel(&self, connection: &Connection, kind: JobKind) -> Result<(), JobError> {
         let queue = queue_of(kind);
         let ended = |why: &str| broken(format!("{}, the queue {queue}: {why}", self.core.connector.place()));
@@ -199,6 +212,16 @@ impl Feed {
                         return Err(ended(&self.why_cancelled(connection, queue, oldest).await));
                     }
                 },
+                () = self.core.holds.begin(kind), if !cancelled => {
+                    cancelled = true;
+                    let waiting = self.lock().take_unless(|handle| handle.kind() != kind);
+                    for handle in waiting {
+                        handle.give_back().await;
+                    }
+                    if !self.cancel(&channel, messages.tag().as_str()).await {
+                        return Ok(());
+                    }
+                }
                 () = self.closing.cancelled(), if !cancelled => {
                     cancelled = true;
                     if !self.cancel(&channel, messages.tag().as_str()).await {
@@ -237,7 +260,7 @@ impl Feed {
     }
 
     async fn put(&self, kind: JobKind, handle: Handle) {
-        if self.closing.is_cancelled() {
+        if self.closing.is_cancelled() || self.core.holds.is_held(kind) {
             handle.give_back().await;
             return;
         }
@@ -254,6 +277,13 @@ impl Feed {
 
     fn lock(&self) -> MutexGuard<'_, Buffer<Handle>> {
         self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Returns once the connection has ended; nothing is consumed on it meanwhile that would say so.
+async fn lost(connection: &Connection) {
+    while connection.status().connected() {
+        sleep(CHECK_EVERY).await;
     }
 }
 

@@ -12,6 +12,7 @@ mod consume;
 mod dead;
 mod errors;
 mod handle;
+mod holds;
 mod links;
 mod outgoing;
 mod publish;
@@ -35,13 +36,13 @@ use tracing::warn;
 pub use self::rights::MissingRights;
 pub use self::tls::TlsFiles;
 pub use self::topology::{DEAD_EXCHANGE, DEAD_LETTERS, EVENTS, JOBS, queue_of};
-use self::{connect::RabbitConnector, links::Links};
+use self::{connect::RabbitConnector, holds::Holds, links::Links};
 pub(super) use self::{
     consume::RabbitConsumer, dead::DeadLetters, handle::Handle, publish::Publisher, subscribe::Subscription,
 };
 use super::{ConsumeOptions, Health};
 use crate::{
-    job::JobError,
+    job::{JobError, JobKind},
     retry::{Pauses, exponential},
 };
 
@@ -83,6 +84,7 @@ struct Core {
     connector: RabbitConnector,
     options: RabbitOptions,
     links: Links,
+    holds: Holds,
     /// Held by the reader of dead letters.
     dead: Arc<Mutex<()>>,
     /// Whether nothing may be declared.
@@ -95,7 +97,14 @@ impl RabbitQueue {
     pub fn new(url: &str, options: RabbitOptions) -> Result<Self, JobError> {
         let connector = RabbitConnector::new(url, &options)?;
         let (links, dead) = (Links::default(), Arc::default());
-        let core = Arc::new(Core { connector, options, links, dead, passive: AtomicBool::new(false) });
+        let core = Arc::new(Core {
+            connector,
+            options,
+            links,
+            holds: Holds::default(),
+            dead,
+            passive: AtomicBool::new(false),
+        });
         Ok(Self { publisher: Publisher::new(core.clone()), core })
     }
 
@@ -123,6 +132,10 @@ impl RabbitQueue {
 
     pub(super) fn consume(&self, options: ConsumeOptions) -> RabbitConsumer {
         RabbitConsumer::start(self.core.clone(), self.publisher.clone(), options)
+    }
+
+    pub(super) fn hold(&self, kind: JobKind, pause: Duration) {
+        self.core.holds.hold(kind, tokio::time::Instant::now() + pause);
     }
 
     pub(super) fn publisher(&self) -> &Publisher {

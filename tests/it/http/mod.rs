@@ -12,6 +12,7 @@ mod pictures;
 mod queue;
 mod qwen_image_server;
 mod restart;
+mod retries;
 mod roles;
 pub mod server;
 mod service;

@@ -2,8 +2,11 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::TcpListener,
-    sync::mpsc::{Receiver, channel},
+    net::{TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex,
+        mpsc::{Receiver, channel},
+    },
     time::{Duration, Instant},
 };
 
@@ -206,4 +209,36 @@ fn a_receiver_that_asks_for_time_gets_it() {
     let pauses: Vec<_> = heard.windows(2).map(|two| two[1] - two[0]).collect();
     // Of its own accord it waits 0.05, 0.25 and 1.25 seconds.
     assert!(pauses[0] > Duration::from_millis(1800) && pauses[1] > Duration::from_millis(1800), "{pauses:?}");
+}
+
+/// Connections that are accepted and never answered; how many are open.
+fn silent() -> (u16, Arc<Mutex<Vec<TcpStream>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let held = Arc::<Mutex<Vec<TcpStream>>>::default();
+    let holds = held.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            holds.lock().unwrap().push(stream.unwrap());
+        }
+    });
+    (port, held)
+}
+
+#[test]
+fn a_receiver_that_hangs_does_not_delay_the_others() {
+    let ((silent, held), (port, calls)) = (silent(), receiver(&[]));
+    let place = TestDir::new();
+    let server = server(&place, &format!("http://127.0.0.1:{silent},http://127.0.0.1:{port}"));
+    let submit = |port: u16| {
+        let hook = format!("http://127.0.0.1:{port}/");
+        server.submit(&[("kind", "composite"), ("webhook", &hook)], &picture(4, 4, [9; 4]))
+    };
+    let hanging: Vec<String> = (0..40).map(|_| submit(silent)).collect();
+    hanging.iter().for_each(|id| drop(server.succeeded(id)));
+    let id = submit(port);
+    assert_eq!(calls.recv_timeout(TIMEOUT).unwrap().json()["id"], json!(id));
+    let held = held.lock().unwrap().len();
+    assert!((1..=8).contains(&held), "{held} of 40 calls reached the receiver that hangs");
+    server.kill();
 }

@@ -55,6 +55,11 @@ async fn the_commands_show_retry_and_drop() {
     let table = world.run(&["dead-letters", "list", "--reason", "unknown field"]).await;
     assert!(table.stdout.contains("invalid_request") && table.stdout.lines().count() == 2, "{table:?}");
 
+    for command in [&["retry"][..], &["drop", "--yes"]] {
+        let filter = ["--all", "--reason", "nothing like it"];
+        let nothing = world.run(&[&["dead-letters"], command, &filter].concat()).await;
+        assert_eq!((nothing.code, &*nothing.stdout), (Some(0), "no dead letter matches; there are 2\n"), "{nothing:?}");
+    }
     let missing = world.run(&["dead-letters", "show", "9"]).await;
     assert!(missing.code == Some(2) && missing.stderr.contains("there is no dead letter 9"), "{missing:?}");
     let refused = world.run(&["dead-letters", "drop", "2"]).await;

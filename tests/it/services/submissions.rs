@@ -143,8 +143,10 @@ async fn a_dry_run_counts_exactly_and_deletes_nothing(world: World) {
 async fn a_batch_is_taken_back_and_says_what_it_left(world: World) {
     waiting(&world, "big", 1100).await;
     let retry = async |more: &[&str]| world.run(&[&["jobs", "retry", "--batch", "big"], more].concat()).await;
-    assert_eq!(retry(&[]).await.stdout, "0 jobs queued again\n");
+    assert_eq!(retry(&[]).await.stdout, "0 jobs queued again; 1100 are queued already\n");
     assert_eq!(world.run(&["jobs", "cancel", "--batch", "big"]).await.stdout, "1100 jobs cancelled or asked to stop\n");
+    let again = world.run(&["jobs", "cancel", "--batch", "big"]).await.stdout;
+    assert_eq!(again, "nothing to cancel in batch big: all 1100 jobs have ended\n");
     let nothing = retry(&[]).await;
     let why = "0 jobs queued again; 1100 are cancelled (add --state cancelled)\n";
     assert_eq!((nothing.code, nothing.stdout.as_str()), (Some(0), why), "{nothing:?}");
@@ -153,6 +155,7 @@ async fn a_batch_is_taken_back_and_says_what_it_left(world: World) {
     for (args, wanted) in [
         (&["--state", "succeeded"] as &[&str], "--state: succeeded jobs are not retried"),
         (&["--state", "lost"], "is not a job state"),
+        (&["--code", "storage", "--code", "nosuch"], "--code: `nosuch` is no code of an error; the codes are "),
     ] {
         let wrong = retry(args).await;
         assert!(wrong.code == Some(2) && wrong.stderr.contains(wanted), "{wrong:?}");

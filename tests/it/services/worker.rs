@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use acetate::{
-    database::SubmitOptions,
-    job::{JobId, JobRequest, Progress, Stage},
+    database::{JobRow, SubmitOptions},
+    job::{JobId, JobRequest, JobState, Progress, Stage},
 };
 use serde_json::{Value, json};
 
@@ -183,4 +183,77 @@ async fn probes_and_numbers_are_answered(world: World) {
 pub async fn until_denoising(world: &World, id: &str) {
     let denoises = |progress: &Progress| progress.stage == Stage::Denoise && progress.step >= 1;
     world.once(id, |row| row.progress.as_ref().is_some_and(denoises)).await;
+}
+
+/// The folder may be on a disk that is mounted later. Other workers may have it, and other kinds need none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_without_a_model_leaves_its_kind_to_others_and_looks_again() {
+    let mut world = World::service().await;
+    let folder = world.place.path("mounted later");
+    world.set("ACETATE__QWEN_IMAGE__MODEL_PATH", &folder.display().to_string());
+    world.set("ACETATE__WORKER__RETRY_LONGEST_SECONDS", "2");
+    let worker = world.worker();
+    worker.until_said("ready for jobs").await;
+    let input = world.input("a.png", [1, 2, 3, 255]);
+    let (taken_apart, output) = (world.output("layers"), world.output("composites"));
+    let decompose = ["decompose", "--input", &input, "--output", &taken_apart];
+    let waits = world.submit(&[&decompose[..], &DECOMPOSE[..], &["2"]].concat()).await;
+    worker.until_said("this worker takes no decompose jobs").await;
+    let composite = world.submit(&["composite", "--input", &input, "--output", &output]).await;
+    world.until(&composite, &["succeeded"]).await;
+
+    let address = format!("{}/readyz", worker.http().await);
+    let asked = tokio::task::spawn_blocking(move || {
+        let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
+        agent.get(&address).call().unwrap().body_mut().read_to_string().unwrap()
+    });
+    let ready: Value = serde_json::from_str(&asked.await.unwrap()).unwrap();
+    let models = ready["checks"]["models"].as_str().unwrap();
+    assert!(ready["ready"] == false && models.contains("takes no decompose jobs"), "{ready:#}");
+    assert_eq!(ready["checks"]["queue"], "ok", "{ready:#}");
+    // Looked for again, and said once.
+    let back = |row: &JobRow| row.epoch.0 >= 3 && row.state == JobState::Queued && row.attempts == 0;
+    world.once(&waits, back).await;
+    assert_eq!(worker.log().matches("this worker takes no decompose jobs").count(), 1, "{}", worker.log());
+    std::os::unix::fs::symlink(crate::common::checkpoint("layered"), &folder).unwrap();
+    let job = world.until(&waits, &["succeeded", "failed"]).await;
+    assert_eq!((&job["state"], &job["attempts"]), (&json!("succeeded"), &json!(1)), "{job:#}");
+    worker.until_said("this worker takes decompose jobs again").await;
+}
+
+/// Its worker may be gone, and whoever cancels should know when the job ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_whose_worker_is_silent_says_when_it_is_cancelled() {
+    let mut world = World::service().await;
+    world.set("ACETATE__WORKER__LEASE_SECONDS", "60");
+    let (input, output) = (world.input("a.png", [1, 2, 3, 255]), world.output("a"));
+    let id = world.submit(&["composite", "--input", &input, "--output", &output]).await;
+    let silent = "UPDATE jobs SET state = 'running', worker = 'gone:1:2', attempts = 1, epoch = 1, \
+                  lease_until = acetate_now() + 30000";
+    world.sql(silent).await;
+    let cancelled = world.run(&["jobs", "cancel", &id]).await;
+    let wanted = "its worker was last heard from 3";
+    assert!(cancelled.stdout.contains(wanted) && cancelled.stdout.contains("when its lease ends at"), "{cancelled:?}");
+    let shown = world.run(&["jobs", "show", &id]).await;
+    let line = shown.stdout.lines().find(|line| line.starts_with("cancelling")).unwrap();
+    assert!(line.contains(wanted), "{shown:?}");
+    world.sql("UPDATE jobs SET lease_until = acetate_now() + 60000").await;
+    let shown = world.run(&["jobs", "show", &id]).await;
+    assert!(shown.stdout.contains("its worker was asked, and stops within one denoise step"), "{shown:?}");
+}
+
+/// A person waits for a command, and should know for what; SQL says nothing to them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_waits_for_a_lock_says_so() {
+    let world = World::service().await;
+    assert_eq!(world.run(&["migrate"]).await.code, Some(0));
+    let (listed, ()) = tokio::join!(
+        async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            world.run(&["jobs", "list"]).await
+        },
+        world.sql("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(8)")
+    );
+    assert!(listed.stderr.contains("waiting for the database for more than 5 seconds"), "{listed:?}");
+    assert!(!listed.stderr.contains("SELECT"), "{listed:?}");
 }

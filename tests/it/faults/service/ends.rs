@@ -28,6 +28,7 @@ pub fn cases() -> Vec<Case> {
         case("messages of a version without dispatch headers", older_messages()),
         case("a backup from before jobs were cancelled and pruned is restored", restored_backup()),
         case("a backup is restored under a running worker", rewound()),
+        case("a backup is restored as data only, into new tables", restored_data()),
         case("a database in which a job that has succeeded is still queued", older_row("queued", 0)),
         case("a database in which a job that has succeeded is still running", older_row("running", 1)),
     ]
@@ -191,6 +192,45 @@ async fn restored_backup() -> Tally {
     let tally = witness.judge_with_ended(&world, &[last], &ids).await;
     assert_eq!((tally.succeeded, tally.resurrected), (1, 0), "{tally:?}");
     assert_eq!(worker.log().matches("was restored").count(), 1, "{}", worker.log());
+    tally
+}
+
+/// The new tables have a row in `lineage` already, so that there are two, and the store does not know the first.
+async fn restored_data() -> Tally {
+    let world = World::service().await;
+    let witness = Witness::of(&world).await;
+    let ids = queued(&world, "wrong", 3).await;
+    world.sql("CREATE TABLE backup AS TABLE jobs; CREATE TABLE lineage_backup AS TABLE lineage").await;
+    assert_eq!(world.json(&["jobs", "cancel", "--batch", "wrong", "--json"]).await["cancelled"], 3);
+    prune(&world, 3).await;
+    // Made anew and restored. The new name comes before or after the old one.
+    for name in ["0", "z"] {
+        world
+            .sql(&format!(
+                "DELETE FROM jobs WHERE batch = 'wrong'; DELETE FROM tombstones; DELETE FROM lineage;
+                 INSERT INTO lineage (name, alive_at) VALUES ('{name}', acetate_now());
+                 INSERT INTO lineage SELECT * FROM lineage_backup; INSERT INTO jobs SELECT * FROM backup"
+            ))
+            .await;
+        let doctor = world.run(&["doctor"]).await;
+        assert!(doctor.stdout.contains("was restored") && doctor.stdout.contains("queue resume"), "{doctor:?}");
+        let mut worker = world.worker_with(&[("ACETATE__WORKER__REDISPATCH_SECONDS", "1")]);
+        worker.until_said("nothing starts: the database was restored").await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(world.count("SELECT count(*) FROM jobs WHERE state = 'queued'").await, 3, "{}", worker.log());
+        assert_eq!(world.count("SELECT count(*) FROM lineage").await, 1);
+        let doctor = world.run(&["doctor"]).await;
+        assert!(doctor.stdout.contains("acetate queue resume"), "{doctor:?}");
+        assert_eq!(world.json(&["jobs", "cancel", "--batch", "wrong", "--json"]).await["cancelled"], 3);
+        assert_eq!(world.run(&["queue", "resume"]).await.code, Some(0));
+        worker.signal("-TERM");
+        assert_eq!(worker.ended().await, Some(0), "{}", worker.log());
+        assert_eq!(worker.log().matches("was restored").count(), 1, "{}", worker.log());
+    }
+    let _worker = world.worker();
+    let last = composite(&world, "last").await;
+    let tally = witness.judge_with_ended(&world, &[last], &ids).await;
+    assert_eq!((tally.succeeded, tally.resurrected), (1, 0), "{tally:?}");
     tally
 }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use acetate::{
-    database::{Claim, DatabaseUrl, Fenced, JobStore, OutboxMode},
+    database::{Claim, DatabaseUrl, Fenced, JobStore, OutboxMode, SubmitOptions},
     job::{ErrorClass, JobError, JobId, JobState},
 };
 use lapin::{BasicProperties, options::BasicPublishOptions};
@@ -275,6 +275,86 @@ async fn a_role_that_may_only_read_is_seen() {
     admin(&server.url(), "GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO reader").await;
     job_store.ping().await.unwrap();
     submitted(&job_store).await;
+}
+
+/// Other writes that succeed, such as a worker's sign of life, say nothing about those that fail.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_write_that_fails_counts_until_it_may_succeed_again() {
+    on_postgres(failing_writes).await;
+}
+
+async fn failing_writes(database: Database) {
+    let job_store = database.service().await;
+    let id = submitted(&job_store).await;
+    let url = database.url().to_owned();
+    let alive = async || {
+        job_store.record_worker("one", 1).await.unwrap();
+        job_store.ping().await
+    };
+    alive().await.unwrap();
+    let full = |code: &str, table: &str| {
+        format!(
+            "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{code}', MESSAGE = 'no room'; END $$;
+             CREATE OR REPLACE TRIGGER refuse BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION refuse()"
+        )
+    };
+    // A full tablespace of one table, which a check of all tables may not see.
+    for table in ["attempts", "jobs"] {
+        admin(&url, &full("53100", table)).await;
+        let failed = match table {
+            "jobs" => job_store.submit(&request(JobId::new(), "file:///b.png"), &SubmitOptions::default()).await.err(),
+            _ => job_store.claim(id, &rules("one", LEASE)).await.err(),
+        };
+        assert!(failed.as_ref().is_some_and(JobError::is_transient), "{failed:?}");
+        for _ in 0..2 {
+            assert!(alive().await.unwrap_err().to_string().contains("no room"), "{table}");
+        }
+        if table == "jobs" {
+            assert!(job_store.check().await.unwrap_err().to_string().contains("no room"));
+        }
+        admin(&url, &format!("DROP TRIGGER refuse ON {table}")).await;
+        match table {
+            "jobs" => drop(submitted(&job_store).await),
+            _ => drop(take(&job_store, id, "one", LEASE).await),
+        }
+        alive().await.unwrap();
+    }
+
+    // Seen although nothing was written yet; and what is there again is seen, too.
+    for (gone, again, wanted) in [
+        ("ALTER TABLE pauses RENAME TO away", "ALTER TABLE away RENAME TO pauses", "no longer the tables pauses"),
+        (
+            "CREATE TABLE away AS TABLE lineage; DELETE FROM lineage",
+            "INSERT INTO lineage SELECT * FROM away; DROP TABLE away",
+            "the table lineage is empty",
+        ),
+    ] {
+        admin(&url, gone).await;
+        assert!(alive().await.unwrap_err().to_string().contains(wanted), "{wanted}");
+        admin(&url, again).await;
+        alive().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn rights_that_are_taken_away_are_seen() {
+    let Some(programs) = server_programs("") else { return };
+    let server = Server::start(&programs, "");
+    open(&server.url()).await.close().await;
+    admin(&server.url(), "CREATE ROLE works LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO works").await;
+    let job_store = open(&format!("postgres://works@127.0.0.1:{}/postgres", server.port)).await;
+    submitted(&job_store).await;
+    for table in ["jobs", "actions", "attempts"] {
+        admin(&server.url(), &format!("REVOKE INSERT, UPDATE, DELETE ON {table} FROM works")).await;
+        for _ in 0..2 {
+            job_store.record_worker("one", 1).await.unwrap();
+            let error = job_store.ping().await.unwrap_err().to_string();
+            assert!(error.contains("permission denied") && error.contains(table), "{error}");
+        }
+        admin(&server.url(), &format!("GRANT ALL ON {table} TO works")).await;
+        job_store.ping().await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -95,7 +95,7 @@ async fn an_answer_is_due_when_the_job_ends(database: Database) {
     job_store.submit(&hooked, &options).await.unwrap();
     job_store.cancel(hooked.id, &|_| false).await.unwrap();
 
-    let calls = job_store.webhooks_take(10, LEASE).await.unwrap();
+    let calls = job_store.webhooks_take(&calls(10), LEASE).await.unwrap();
     assert_eq!(calls.iter().map(|call| call.job).collect::<Vec<_>>(), [hooked.id], "an answer is no webhook");
     let answers = job_store.replies_take(10, LEASE).await.unwrap();
     assert_eq!(answers.iter().map(|answer| (answer.job, answer.url.as_str())).collect::<Vec<_>>(), [(id, ADDRESS)]);

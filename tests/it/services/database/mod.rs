@@ -9,6 +9,7 @@ mod endings;
 mod failover;
 pub mod freezer;
 mod hosts;
+mod lineage;
 mod looking;
 mod message;
 mod migrating;

@@ -6,7 +6,7 @@ use crate::common::until;
 use acetate::{
     database::{
         Attempt, Claim, ClaimRules, DatabaseUrl, EndedJob, JobRow, JobStore, OutboxMode, Published, SubmitOptions,
-        Submitted,
+        Submitted, WebhookLimits,
     },
     job::{
         BatchId, CompositeParams, Epoch, ErrorRecord, Fidelity, FileEntry, InputRef, Inputs, JobError, JobId, JobKind,
@@ -187,6 +187,11 @@ pub async fn until_some<T, F: Future<Output = Vec<T>>>(mut look: impl FnMut() ->
         }
     })
     .await
+}
+
+/// So many webhook calls, to any origin.
+pub fn calls(calls: u32) -> WebhookLimits {
+    WebhookLimits { calls, of_origin: calls, ..WebhookLimits::default() }
 }
 
 pub fn rules(worker: &str, lease: Duration) -> ClaimRules<'_> {

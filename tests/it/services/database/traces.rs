@@ -65,7 +65,7 @@ async fn a_trace_stays_with_the_job_and_goes_with_its_messages(database: Databas
         topics.push(message.topic);
     }
     assert_eq!(topics, [Topic::Failed, Topic::Dispatch]);
-    let calls = job_store.webhooks_take(10, LEASE).await.unwrap();
+    let calls = job_store.webhooks_take(&calls(10), LEASE).await.unwrap();
     assert_eq!((calls.len(), &calls[0].trace), (1, &Some(submission())));
     assert_eq!(calls[0].attempt.as_ref().map(TraceContext::traceparent), Some(span.traceparent()));
 }

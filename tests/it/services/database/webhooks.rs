@@ -1,9 +1,9 @@
 //! Webhook calls at the end of jobs, and the search words of jobs.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use acetate::{
-    database::{Fenced, Filter, JobStore, SubmitOptions, WebhookRow},
+    database::{Fenced, Filter, JobStore, SubmitOptions, WebhookLimits, WebhookRow},
     job::{InputRef, JobEvent, JobId, JobRequest, TraceContext},
 };
 
@@ -13,6 +13,7 @@ on_both!(
     the_end_of_a_job_leaves_a_call_and_nothing_else_does,
     a_call_is_taken_by_one_and_comes_again_until_it_is_done_or_given_up,
     a_batch_that_is_cancelled_calls_for_each_job,
+    origins_take_turns_and_none_gets_more_than_its_part,
     calls_outlive_their_job,
     a_batch_is_told_of_although_its_jobs_are_deleted,
     jobs_are_found_by_words_and_labels,
@@ -29,7 +30,7 @@ async fn called(job_store: &JobStore) -> JobId {
 }
 
 async fn due(job_store: &JobStore) -> Vec<WebhookRow> {
-    job_store.webhooks_take(10, LEASE).await.unwrap()
+    job_store.webhooks_take(&calls(10), LEASE).await.unwrap()
 }
 
 fn event(call: &WebhookRow) -> JobEvent {
@@ -57,7 +58,7 @@ async fn a_call_is_taken_by_one_and_comes_again_until_it_is_done_or_given_up(dat
     let (job_store, other) = (database.service().await, database.service().await);
     let id = called(&job_store).await;
     job_store.cancel(id, &|_| false).await.unwrap();
-    let taken = job_store.webhooks_take(10, Duration::from_millis(200)).await.unwrap();
+    let taken = job_store.webhooks_take(&calls(10), Duration::from_millis(200)).await.unwrap();
     assert_eq!((taken.len(), due(&other).await.len()), (1, 0));
     // The server that took it died.
     let again = until_some(|| due(&other)).await;
@@ -94,6 +95,50 @@ async fn a_batch_that_is_cancelled_calls_for_each_job(database: Database) {
     assert_eq!(job_store.batches(10).await.unwrap(), [batch("a"), batch("b")]);
 }
 
+/// Each origin counts by its host and port, however its address is written.
+async fn origins_take_turns_and_none_gets_more_than_its_part(database: Database) {
+    let job_store = database.service().await;
+    let add = async |count: u32, url: &str| {
+        for n in 0..count {
+            let request = request(JobId::new(), "file:///a.png");
+            let webhook = Some(url.replace("{n}", &n.to_string()));
+            job_store.submit(&request, &SubmitOptions { webhook, ..SubmitOptions::default() }).await.unwrap();
+            job_store.cancel(request.id, &|_| false).await.unwrap();
+        }
+    };
+    // More than are looked at.
+    add(1, "https://hangs.example/?first").await;
+    let copy = "INSERT INTO webhooks (job, url, payload, available_at, created_at) \
+                SELECT job, 'https://HANGS.example:443/hook' || n, payload, available_at, created_at FROM webhooks, \
+                (WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 3000) SELECT n FROM n) AS n";
+    database.sql(copy).await;
+    for url in ["https://hangs.example?{n}", "https://good.example/{n}", "https://good.example:8443/{n}"] {
+        add(3, url).await;
+    }
+    let take = async |calls: u32, in_use: &[(&str, u32)]| {
+        let in_use = in_use.iter().map(|(origin, calls)| ((*origin).to_owned(), *calls)).collect();
+        let limits = WebhookLimits { calls, of_origin: 2, in_use };
+        let taken = job_store.webhooks_take(&limits, LEASE).await.unwrap();
+        let mut origins = BTreeMap::<String, usize>::new();
+        for call in taken {
+            *origins.entry(call.origin).or_default() += 1;
+        }
+        origins.into_iter().collect::<Vec<_>>()
+    };
+    let of = |origin: &str, calls: usize| (format!("https://{origin}"), calls);
+    assert_eq!(take(16, &[]).await, [of("hangs.example", 2)]);
+    let hangs = ("https://hangs.example", 2);
+    assert_eq!(take(1, &[hangs]).await, [of("good.example", 1)]);
+    assert_eq!(
+        take(16, &[hangs, ("https://good.example", 1)]).await,
+        [of("good.example", 1), of("good.example:8443", 2)]
+    );
+    assert_eq!(take(16, &[hangs, ("https://good.example:8443", 2)]).await, [of("good.example", 1)]);
+    // One of each, although one was there first.
+    database.sql("DELETE FROM webhooks WHERE url LIKE '%:443/hook%'").await;
+    assert_eq!(take(2, &[]).await, [of("good.example:8443", 1), of("hangs.example", 1)]);
+}
+
 /// What was promised to be told is told, whoever deletes the job meanwhile.
 async fn calls_outlive_their_job(database: Database) {
     let job_store = database.service().await;
@@ -108,7 +153,7 @@ async fn calls_outlive_their_job(database: Database) {
         ids.push(request.id);
     }
     // The first is with a server that will fail, the second is given up, the third was not looked at.
-    let mut taken = job_store.webhooks_take(2, Duration::from_millis(1)).await.unwrap();
+    let mut taken = job_store.webhooks_take(&calls(2), Duration::from_millis(1)).await.unwrap();
     taken.sort_by_key(|call| call.id);
     let [first, second] = &taken[..] else { panic!("{} calls", taken.len()) };
     job_store.webhook_failed(second.id, "410", None).await.unwrap();

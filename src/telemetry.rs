@@ -45,7 +45,7 @@ fn expand(filter: &str) -> String {
     let level = filter.trim().to_ascii_lowercase();
     match level.as_str() {
         "debug" | "info" => format!("warn,lapin=off,acetate={level}"),
-        "error" | "warn" => format!("{level},lapin=off,sqlx::query=error"),
+        "error" | "warn" => format!("{level},lapin=off,sqlx=error"),
         _ => filter.to_owned(),
     }
 }
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn who_asks_for_no_details_gets_no_sql() {
-        assert!(expand("warn").ends_with(",sqlx::query=error"));
+        assert!(expand("warn").ends_with(",sqlx=error"));
         assert_eq!(expand("sqlx=warn"), "sqlx=warn");
     }
 }

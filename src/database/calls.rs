@@ -30,8 +30,8 @@ in_either! {
     /// Makes the calls of a batch due, unless it goes on after all; returns their number. It may be repeated.
     async fn call_batch_webhooks(&self, batch: &BatchId, payload: &str) -> Result<u64, JobError>;
 
-    /// Takes due webhook calls for the duration of `lease`; no other server gets them during that time. The origins take
-    /// turns, and none gets more than its part.
+    /// Takes due webhook calls for the duration of `lease`; no other server gets them during that time. The origins
+    /// take turns, and none gets more than its part.
     async fn webhooks_take(&self, limits: &WebhookLimits, lease: Duration) -> Result<Vec<WebhookRow>, JobError>;
 
     /// The call succeeded.

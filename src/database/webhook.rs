@@ -55,7 +55,8 @@ impl WebhookLimits {
     }
 }
 
-/// So many due calls, the oldest, are looked at for the next ones. Those to origins that may not be called do not count.
+/// So many due calls, the oldest, are looked at for the next ones. Those to origins that may not be called do not
+/// count.
 pub(super) const WINDOW: u32 = 1000;
 
 impl JobStore {

@@ -201,7 +201,8 @@ pub async fn retry(
     Ok(Json(Retried { retried, stopping, left }))
 }
 
-/// Of each state the jobs that were in it before and after. Those that were queued before are still so, or have started.
+/// Of each state the jobs that were in it before and after. Those that were queued before are still so, or have
+/// started.
 fn left(before: &BatchSummary, after: Option<&BatchSummary>) -> BTreeMap<String, u64> {
     let stayed = |state: JobState, jobs: u64| match state {
         JobState::Queued => jobs,

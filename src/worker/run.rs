@@ -173,8 +173,8 @@ async fn claimed(
     verdict
 }
 
-/// Whether this worker cannot use the model of a job, so that every job of its kind fails here. A LoRA that only this job
-/// names is its own.
+/// Whether this worker cannot use the model of a job, so that every job of its kind fails here. A LoRA that only this
+/// job names is its own.
 fn is_unfit(worker: &Worker, row: &JobRow, error: &JobError) -> bool {
     let (JobError::ModelNotFound { model, .. }
     | JobError::ModelInvalid { model, .. }

@@ -12,8 +12,8 @@ use crate::{
     job::{BatchId, JobError},
 };
 
-/// Scheme, host and port of a call's address, without the default port. The address without its scheme ends at the first
-/// `/`, `?` or `#`.
+/// Scheme, host and port of a call's address, without the default port. The address without its scheme ends at the
+/// first `/`, `?` or `#`.
 macro_rules! origin {
     () => {
         "(SELECT CASE WHEN origin LIKE 'https://%:443' THEN SUBSTR(origin, 1, LENGTH(origin) - 4)

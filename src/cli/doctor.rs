@@ -29,7 +29,7 @@ const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct DoctorArgs {
     /// Show what a GPU with this much memory would do with the configured models and the published ones in every form,
     /// for instance 24GiB; may be repeated
-    #[arg(long, value_name = "SIZE", value_parser = card)]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true, value_parser = card)]
     pub vram: Vec<u64>,
     /// Print JSON
     #[arg(long)]

@@ -21,6 +21,8 @@ pub enum Failure {
     AfterSuccess { error: JobError, advice: String },
     /// The job ended without a result. With `--json`, its row has been printed.
     Job(String),
+    /// The same, because its request or a picture of it is wrong.
+    JobRequest(String),
     /// Ctrl-C, or `acetate jobs cancel`.
     Cancelled(String),
     /// Everything has already been printed.
@@ -51,6 +53,7 @@ impl Failure {
             }
             Self::Start(error) => (if error.is_invalid() { 2 } else { 1 }, error.to_string(), None),
             Self::Job(message) => (1, message, None),
+            Self::JobRequest(message) => (2, message, None),
             Self::Cancelled(message) => (130, message, None),
             Self::Silent(code) => return ExitCode::from(code),
         };

@@ -52,11 +52,13 @@ enum ModelsCommand {
     /// what it is, and whether it can be used
     ///
     /// Reads the configuration of every part, the tokenizer and the headers of all weight files, and checks that they
-    /// match. Parts smaller than 1 GiB (as float32) are loaded tensor by tensor, as in a run; for larger parts, only
-    /// the number of layers and the main shapes are compared with the configuration.
+    /// match. Parts smaller than 1 GiB (as float32) are loaded tensor by tensor, as in a run; of larger parts, the
+    /// names and shapes of the transformer's tensors and the main shapes of the others are compared with the
+    /// configuration.
     ///
-    /// Of a file (.gguf or .safetensors), only the header is read: the kind of model, the types of its tensors, the
-    /// rank of a LoRA, the checkpoint that it belongs to, and the memory that its weights need.
+    /// Of a file (.gguf or .safetensors), the header is read: the kind of model, whether all of its tensors are there,
+    /// their types, the checkpoint that it belongs to, and the memory that its weights need. A LoRA is read as a run
+    /// reads it.
     #[command(after_help = "Example:\n  acetate models check models/layered-nano")]
     Check {
         /// The folder that contains model_index.json, or a file with weights

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive, str::FromStr};
 use clap::{Args, ValueEnum};
 use qwen_image::{
     Preset, Sampler,
-    hub::LoraSource,
+    hub::{self, HubError, LoraSource},
     pipeline::{FEATHER, NUM_INFERENCE_STEPS},
 };
 
@@ -159,6 +159,11 @@ impl EditFlags {
     pub fn mask(&self) -> Option<&str> {
         self.place.mask.as_deref()
     }
+
+    /// The same, to write the whole id of its job.
+    pub fn mask_mut(&mut self) -> Option<&mut String> {
+        self.place.mask.as_mut()
+    }
 }
 
 #[derive(Debug, Args)]
@@ -194,6 +199,11 @@ impl WorkflowFlags {
     /// The mask of all edits, by its name on the command line.
     pub fn mask(&self) -> Option<&str> {
         self.place.mask.as_deref()
+    }
+
+    /// The same, to write the whole id of its job.
+    pub fn mask_mut(&mut self) -> Option<&mut String> {
+        self.place.mask.as_mut()
     }
 }
 
@@ -270,6 +280,14 @@ impl SamplingFlags {
                     let reason = format!("{}: {error}; give a .safetensors file, or ORG/NAME:FILE", lora.name);
                     JobError::invalid("--lora", reason)
                 })?;
+                if path.is_dir() {
+                    hub::lora_in_folder(&path).map_err(|error| match error {
+                        HubError::LoraReference { reason, .. } => {
+                            JobError::invalid("--lora", format!("{}: {reason}", lora.name))
+                        }
+                        other => JobError::from(other),
+                    })?;
+                }
                 lora.name = path.display().to_string();
             }
             settings.allowed_loras.push(lora.name.clone());
@@ -345,7 +363,7 @@ fn parse_number(text: &str) -> Result<f64, String> {
     text.parse().map_err(|_| "not a number".to_owned())
 }
 
-fn parse_seed(text: &str) -> Result<u64, String> {
+pub fn parse_seed(text: &str) -> Result<u64, String> {
     text.parse()
         .ok()
         .filter(|seed| *seed <= MAX_SEED)

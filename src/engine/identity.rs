@@ -1,9 +1,9 @@
 //! What a job would be computed with, found out without a device.
 
-use qwen_image::{Lora, ModelIdentity, PipelineKind};
+use qwen_image::{Lora, ModelIdentity, PipelineKind, hub, pipeline::Constants};
 
-use super::Engine;
-use crate::job::{LoraParam, Task};
+use super::{Engine, EngineConfig};
+use crate::job::{DecomposeParams, LoraParam, OutputSize, Task};
 
 /// What a job would be computed with on this machine, as its files are now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +35,21 @@ impl Engine {
             }
         }
         Some(found)
+    }
+
+    /// The size of the layers of a picture, if the checkpoint is on this machine or the request says it.
+    pub fn layer_size(&self, params: &DecomposeParams, source: (u32, u32)) -> Option<(u32, u32)> {
+        if params.output_size == Some(OutputSize::Source) {
+            return Some(source);
+        }
+        let resolution = params.resolution.or_else(|| {
+            let EngineConfig { model, pipeline, .. } = &*self.config;
+            let folder = hub::find_local(&pipeline.hub, model, &hub::diffusers_files)?;
+            let constants = Constants::load(&folder, PipelineKind::Layered, pipeline.conditioning).ok()?;
+            constants.with_transformer(pipeline.transformer.as_deref()).resolutions.first().copied()
+        })?;
+        let model = qwen_image::source_size::model_size(resolution, source);
+        Some(if params.is_at_source_size(source, model) { source } else { model })
     }
 
     fn add(

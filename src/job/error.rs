@@ -33,7 +33,7 @@ pub enum JobError {
     InvalidImage { input: String, reason: String },
     #[error("{input}: {reason}")]
     ImageTooLarge { input: String, reason: String },
-    #[error("{input}: not found; check the path or address")]
+    #[error("{}", not_found(input))]
     InputNotFound { input: String },
     #[error("{input}: {reason}")]
     InputForbidden { input: String, reason: String },
@@ -87,7 +87,22 @@ pub enum JobError {
     Cancelled,
 }
 
+/// How an input of a job that is not there ends, see [`JobError::no_job`].
+const OF_NO_JOB: &str = ", a job that does not exist or was deleted";
+
+fn not_found(input: &str) -> String {
+    match input.strip_suffix(OF_NO_JOB) {
+        Some(picture) => format!("{picture}: there is no such job, or it was deleted"),
+        None => format!("{input}: not found; check the path or address"),
+    }
+}
+
 impl JobError {
+    /// The picture of a job that is not there.
+    pub fn no_job(picture: &impl std::fmt::Display) -> Self {
+        Self::InputNotFound { input: format!("{picture}{OF_NO_JOB}") }
+    }
+
     /// A stable code for programs; it never changes for a given reason.
     pub fn code(&self) -> &'static str {
         match self {
@@ -259,6 +274,14 @@ pub struct ErrorRecord {
     pub cause: Option<String>,
     pub class: ErrorClass,
     pub message: String,
+}
+
+impl ErrorRecord {
+    /// Whether the request or one of its pictures is wrong, so that the same request always fails.
+    pub fn is_about_the_request(&self) -> bool {
+        let codes = ["invalid_request", "invalid_image", "image_too_large", "input_not_found", "input_forbidden"];
+        codes.contains(&self.code.as_str())
+    }
 }
 
 impl From<&JobError> for ErrorRecord {

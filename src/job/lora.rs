@@ -40,6 +40,9 @@ impl LoraParam {
             },
             _ => Self { name: text.to_owned(), strength: 1.0 },
         };
+        if lora.name.trim().is_empty() {
+            return Err("names no LoRA; give a .safetensors file, ORG/NAME:FILE, or a name of the settings".to_owned());
+        }
         match lora.problem() {
             Some((_, reason)) => Err(reason),
             None => Ok(lora),

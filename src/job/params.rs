@@ -57,8 +57,8 @@ macro_rules! with_sampling {
             #[serde(default, skip_serializing_if = "Option::is_none")]
             #[schema(value_type = Option<SamplerName>)]
             pub sampler: Option<Sampler>,
-            /// Noise levels of your own, falling from at most 1 to 0, one more than there are steps; `steps` then has
-            /// no effect.
+            /// Noise levels of your own, falling from at most 1 to 0, one more than there are steps; a request has
+            /// `steps` or `sigmas`.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             pub sigmas: Option<Vec<f64>>,
             /// The most steps in a row that the step cache may skip, 0 to 10; 0 turns it off.
@@ -376,14 +376,15 @@ impl DecomposeParams {
 
     pub fn validate(&self, at: &str) -> Result<(), JobError> {
         check_loras(self.loras.as_deref(), at)?;
-        if let Some(psnr) = self.min_psnr.filter(|psnr| !MIN_PSNR.contains(psnr)) {
-            let (least, most) = MIN_PSNR.into_inner();
-            return Err(JobError::invalid(
-                format!("{at}.min_psnr"),
-                format!("{psnr} is not between {least} and {most} dB"),
-            ));
-        }
+        let (least, most) = MIN_PSNR.into_inner();
+        let wrong_psnr = self.min_psnr.and_then(|psnr| match self.layers {
+            _ if !MIN_PSNR.contains(&psnr) => Some(format!("{psnr} is not between {least} and {most} dB")),
+            LayerCount::Exactly(0) => Some("has no effect on one part; leave it out with 0 layers".to_owned()),
+            _ => None,
+        });
+        wrong_psnr.map_or(Ok(()), |reason| Err(JobError::invalid(format!("{at}.min_psnr"), reason)))?;
         self.seeds().check(at)?;
+        self.sampling().check_levels(at)?;
         validated(at, self.seed, self.options().check())
     }
 
@@ -465,6 +466,7 @@ impl EditParams {
         }
         check_loras(self.loras.as_deref(), at)?;
         self.seeds().check(at)?;
+        self.sampling().check_levels(at)?;
         validated(at, self.seed, self.options().check())
     }
 }

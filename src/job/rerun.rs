@@ -49,6 +49,13 @@ fn merge(params: &mut Map<String, Value>, changes: &Map<String, Value>) {
     } else if named("seed") || named("count") {
         params.remove("seeds");
     }
+    // Noise levels of a request's own and a number of steps replace each other, too.
+    let has_levels = params.get("sigmas").is_some_and(Value::is_array);
+    if named("sigmas") || (has_levels && !named("steps")) {
+        params.remove("steps");
+    } else if named("steps") {
+        params.remove("sigmas");
+    }
     for (name, change) in changes {
         match (params.get_mut(name), change) {
             (_, Value::Null) => drop(params.remove(name)),
@@ -111,6 +118,19 @@ mod tests {
         assert_eq!((&counted["seed"], &counted["count"]), (&json!(7), &json!(3)));
         let same = params(json!({ "seeds": [1, 2] }), json!({ "steps": 9 }));
         assert_eq!(same["seeds"], json!([1, 2]));
+    }
+
+    #[test]
+    fn steps_and_noise_levels_replace_each_other() {
+        let params = |params: Value, changes: Value| rerun(&request("decompose", params), changes).unwrap();
+        let levels = || json!({ "sigmas": [1.0, 0.5, 0.0] });
+        let changed = params(json!({ "steps": 20 }), levels());
+        assert_eq!((&changed["steps"], &changed["sigmas"]), (&json!(2), &levels()["sigmas"]));
+        assert_eq!(params(levels(), json!({ "seed": 1 }))["steps"], 2);
+        assert_eq!(params(levels(), json!({ "sigmas": [1.0, 0.0] }))["steps"], 1);
+        let changed = params(levels(), json!({ "steps": 9 }));
+        assert_eq!((changed.get("sigmas"), &changed["steps"]), (None, &json!(9)));
+        assert_eq!(params(levels(), json!({ "sigmas": null }))["steps"], 50);
     }
 
     #[test]

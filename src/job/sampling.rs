@@ -6,7 +6,10 @@ use qwen_image::{
 };
 use serde_json::{Map, Value, json};
 
-use super::lora::{LoraParam, steps_of};
+use super::{
+    JobError,
+    lora::{LoraParam, steps_of},
+};
 
 /// The parameters that both pipelines share. Defaults are those of the reference, except that guidance is on.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,6 +74,31 @@ impl Sampling {
         own.filter(|steps| *steps > 0 && NUM_INFERENCE_STEPS.contains(&self.steps)).unwrap_or(self.steps)
     }
 
+    /// Checks that the steps are those of the request's own noise levels, if it has any.
+    ///
+    /// # Errors
+    /// [`JobError::InvalidRequest`] for `steps` or `sigmas`, below `at`.
+    pub(super) fn check_levels(&self, at: &str) -> Result<(), JobError> {
+        let Some(of_levels) = self.sigmas.as_ref().and_then(|sigmas| steps_of_levels(sigmas.len())) else {
+            return Ok(());
+        };
+        let most = *NUM_INFERENCE_STEPS.end();
+        if of_levels > most {
+            let reason =
+                format!("has {} noise levels, which are {of_levels} steps; at most {most} are allowed", of_levels + 1);
+            return Err(JobError::invalid(format!("{at}.sigmas"), reason));
+        }
+        if self.steps != of_levels {
+            let reason = format!(
+                "{}, but the {} noise levels of `sigmas` are {of_levels} steps; give one of them",
+                self.steps,
+                of_levels + 1
+            );
+            return Err(JobError::invalid(format!("{at}.steps"), reason));
+        }
+        Ok(())
+    }
+
     /// The steps for which the model's Lightning LoRA is needed.
     pub(super) fn lightning(&self) -> Option<u32> {
         self.preset.filter(|preset| *preset == Preset::Lightning).map(|_| self.num_inference_steps())
@@ -102,9 +130,20 @@ pub fn parameter_of(option: &str) -> &str {
     }
 }
 
-/// Adds what a preset stands for to the parameters of a request, which win where they name the same. Workflows have a
-/// preset for each part. An unknown preset is left for the reader of the parameters to refuse.
+/// How many steps so many noise levels are.
+fn steps_of_levels(levels: usize) -> Option<u32> {
+    u32::try_from(levels).ok()?.checked_sub(1).filter(|steps| *steps > 0)
+}
+
+/// Adds the steps of a request's own noise levels, and what a preset stands for, to its parameters, which win where
+/// they name the same. Workflows have a preset for each part. An unknown preset is left for the reader of the
+/// parameters to refuse.
 pub fn expand_presets(params: &mut Map<String, Value>) {
+    let levels = params.get("sigmas").and_then(Value::as_array).map_or(0, Vec::len);
+    if let Some(steps) = steps_of_levels(levels) {
+        // Before those of a preset or of defaults, which were not asked for.
+        params.entry("steps").or_insert(json!(steps));
+    }
     let preset = params.get("preset").and_then(Value::as_str).and_then(|name| name.parse::<Preset>().ok());
     if let Some(preset) = preset {
         let values = preset.values();
@@ -165,6 +204,16 @@ mod tests {
         let asked = json!({"preset": "fast", "decompose": {"preset": "lightning"}});
         leave_lightning(defaults.as_object_mut().unwrap(), asked.as_object().unwrap());
         assert_eq!(defaults, json!({"preset": "lightning", "cfg_scale": 4.0, "decompose": {"preset": "lightning"}}));
+    }
+
+    #[test]
+    fn noise_levels_of_a_request_are_its_steps() {
+        let mut params = json!({
+            "sigmas": [1.0, 0.5, 0.0], "preset": "fast", "decompose": {"sigmas": [1.0, 0.0]}, "edits": [{"sigmas": []}]
+        });
+        expand_presets(params.as_object_mut().unwrap());
+        assert_eq!((&params["steps"], &params["decompose"]["steps"]), (&json!(2), &json!(1)));
+        assert_eq!(params["edits"][0].get("steps"), None);
     }
 
     #[test]

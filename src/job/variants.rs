@@ -29,7 +29,12 @@ impl Seeds<'_> {
             return invalid("count", format!("{count} is not between {least} and {most}"));
         }
         let Some(seeds) = self.seeds else {
-            let last = self.seed.unwrap_or_default().saturating_add(u64::from(self.count.unwrap_or(1)) - 1);
+            // A seed that is too large by itself is refused as such.
+            let last = self
+                .seed
+                .filter(|seed| *seed <= MAX_SEED)
+                .unwrap_or_default()
+                .saturating_add(u64::from(self.count.unwrap_or(1)) - 1);
             if last > MAX_SEED {
                 return invalid("seed", format!("the last variant's seed, {last}, is larger than {MAX_SEED}"));
             }
@@ -126,6 +131,7 @@ mod tests {
         for (seed, count, seeds) in [
             (None, None, None),
             (Some(MAX_SEED), Some(1), None),
+            (Some(MAX_SEED + 1), None, None),
             (None, Some(64), None),
             (None, Some(2), Some(&[3, 1][..])),
         ] {

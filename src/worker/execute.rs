@@ -27,8 +27,8 @@ use crate::{
     engine::{EngineOutput, ProgressFn, SeedOutput, Work},
     job::{
         Caption, DecomposeParams, EditParams, EditRecord, Fidelity, Inputs, JobError, JobId, JobRequest, KeepRest,
-        LayerRole, ModelRecord, OutputSize, ParentLayer, SamplingRecord, Stage, StageTiming, Task, VariantRecord,
-        WorkflowParams,
+        LayerEdit, LayerRole, ModelRecord, OutputSize, ParentLayer, SamplingRecord, Stage, StageTiming, Task,
+        VariantRecord, WorkflowParams,
     },
     trace,
 };
@@ -208,6 +208,7 @@ impl Execution<'_> {
         mask: Option<RgbaImage>,
         seed: u64,
     ) -> Result<(), JobError> {
+        self.check_masks(request, params, image.dimensions(), mask.as_ref()).await?;
         self.decompose(image, &params.decompose, seed).await?;
         let there = self.made.pictures.len() - 1;
         if let Some(index) = params.edits.iter().position(|edit| edit.layer as usize > there) {
@@ -229,6 +230,29 @@ impl Execution<'_> {
         }
         let layers = layers.split_off(1);
         self.composite(layers.len(), move || Ok(image_processor::composite(&layers)?)).await
+    }
+
+    /// Checks the masks and regions of a workflow's edits before anything is computed, as far as the layers' size is
+    /// known.
+    async fn check_masks(
+        &self,
+        request: &JobRequest,
+        params: &WorkflowParams,
+        source: (u32, u32),
+        mask: Option<&RgbaImage>,
+    ) -> Result<(), JobError> {
+        let (engine, decompose) = (self.worker.engine.clone(), params.decompose.clone());
+        let size = blocking(move || Ok(engine.layer_size(&decompose, source))).await?;
+        for (number, edit) in params.edits.iter().map(LayerEdit::params).enumerate() {
+            let (at, named, mask) = (format!("params.edits[{number}]"), request.inputs.mask.clone(), mask.cloned());
+            if size.is_none() && edit.region.is_some() {
+                continue;
+            }
+            // A mask that lets nothing change does so at any size.
+            let size = size.unwrap_or(source);
+            blocking(move || edit_mask((at.as_str(), &edit), named.as_ref(), mask.as_ref(), size)).await?;
+        }
+        Ok(())
     }
 
     async fn engine(&mut self, work: Work) -> Result<Vec<RgbaImage>, JobError> {

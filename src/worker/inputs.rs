@@ -140,7 +140,7 @@ fn check_memory(files: &Inputs<InputFile>, limits: &DecodeLimits) -> Result<(), 
 async fn earlier(worker: &Worker, job: JobId, input: &InputRef) -> Result<InputFile, JobError> {
     let name = input.to_string();
     let Some(row) = worker.jobs.get(job).await? else {
-        return Err(JobError::InputNotFound { input: format!("{name}, a job that does not exist or was deleted") });
+        return Err(JobError::no_job(&name));
     };
     let file = row.picture(input)?;
     let Some(result) = &row.published else { return Err(JobError::InputNotFound { input: name }) };

@@ -64,8 +64,9 @@ pub(super) async fn encode_pictures(
     mut each: impl FnMut(),
 ) -> Result<Vec<Png>, JobError> {
     let mut tasks = JoinSet::new();
+    let lifted = pictures.iter().all(|picture| picture.role != LayerRole::Regenerated);
     for (index, OutputPicture { name, role, image }) in pictures.into_iter().enumerate() {
-        let layer_name = layer_name(&name, role, names);
+        let layer_name = layer_name(&name, role, names, lifted);
         tasks.spawn_blocking(move || {
             let is_trimmed = trim && matches!(role, LayerRole::Layer | LayerRole::EditedLayer);
             let (image, placement) = match is_trimmed.then(|| image::trimmed(&image)) {
@@ -95,14 +96,15 @@ impl Png {
     }
 }
 
-/// The name of a layer for people.
-fn layer_name(file: &str, role: LayerRole, names: &[Option<String>]) -> Option<String> {
+/// The name of a layer for people; `lifted`, of the one part that was lifted out of a picture.
+fn layer_name(file: &str, role: LayerRole, names: &[Option<String>], lifted: bool) -> Option<String> {
     if !matches!(role, LayerRole::Layer | LayerRole::EditedLayer) {
         return None;
     }
     let number = layer_number(file)?;
     let known = names.get(number.checked_sub(1)? as usize).cloned().flatten();
-    Some(known.unwrap_or_else(|| usual_layer_name(number)))
+    // A part that was lifted out of its picture has nothing behind it, and is not what is behind others.
+    Some(known.unwrap_or_else(|| if lifted { format!("Layer {number}") } else { usual_layer_name(number) }))
 }
 
 /// Where the result of an attempt goes.
@@ -221,5 +223,18 @@ pub(super) async fn clear_up(worker: &Worker, row: &JobRow) {
     let cleared = async { worker.results_of(row)?.store.delete_epochs(row.id(), Some(row.epoch)).await };
     if let Err(error) = cleared.await {
         warn!(job = %row.id(), %error, "could not delete files of earlier attempts");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_that_was_lifted_out_is_no_background() {
+        let name =
+            |names: &[Option<String>], lifted| layer_name("layer-01.png", LayerRole::Layer, names, lifted).unwrap();
+        assert_eq!((name(&[], false), name(&[], true)), ("Background".to_owned(), "Layer 1".to_owned()));
+        assert_eq!(name(&[Some("Red star".to_owned())], true), "Red star");
     }
 }

@@ -92,7 +92,7 @@ fn a_bad_picture_fails_the_job_and_its_row_says_why() {
     let place = TestDir::new();
     fs::write(place.path("bad.png"), "this is no picture").unwrap();
     let ran = place.run(&["run", "composite", "bad.png", "--out", "out", "--json"]);
-    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert_eq!(ran.code, Some(2), "{ran:?}");
     let job: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!((&job["state"], &job["error"]["class"]), (&"failed".into(), &"invalid".into()));
     assert!(job["error"]["message"].as_str().unwrap().contains("bad.png"), "{job}");
@@ -115,9 +115,13 @@ fn a_new_result_takes_the_place_of_the_old_one() {
     let layer = format!("job:{}:2", job["id"].as_str().unwrap());
     place.json(&["run", "composite", &layer, "--out", "out", "--json"]);
     assert_eq!(names(&place.path("out")), ["composite.png", "letter.txt", "manifest.json"]);
+    // Or by the beginning of the id; `last` is the composite.
+    let short = format!("job:{}:1", &job["id"].as_str().unwrap()[..13]);
+    let ran = place.run(&["run", "composite", &short, "job:last:composite.png", "--out", "short", "--json"]);
+    assert!(ran.code == Some(0) || ran.stderr.contains("several jobs begin with"), "{ran:?}");
     let beyond = format!("job:{}:7", job["id"].as_str().unwrap());
     let ran = place.run(&["run", "composite", &beyond, &picture, "--out", "out"]);
-    assert!(ran.code == Some(1) && ran.stderr.contains("its layers are 0 to 3"), "{}", ran.stderr);
+    assert!(ran.code == Some(2) && ran.stderr.contains("its layers are 0 to 3"), "{}", ran.stderr);
 }
 
 #[test]

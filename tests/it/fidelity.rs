@@ -115,7 +115,7 @@ fn layers_that_do_not_fit_into_memory_are_refused_before_the_model_runs() {
     command.env("ACETATE__IMAGE__MAX_MEMORY", "8000000");
     let ran = crate::common::ran(command.output().unwrap());
     let job: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
-    assert_eq!((ran.code, &job["error"]["code"]), (Some(1), &json!("image_too_large")), "{job}");
+    assert_eq!((ran.code, &job["error"]["code"]), (Some(2), &json!("image_too_large")), "{job}");
     let told = "4 layers of 640x480 pixels: they need 9 MiB of memory; the limit, image.max_memory, is 8 MiB; ask for \
                 fewer layers, or for output_size model";
     assert_eq!(job["error"]["message"], told);

@@ -51,7 +51,14 @@ fn a_lora_is_used_and_in_the_manifest() {
 #[test]
 fn what_is_not_a_lora_is_refused_before_the_job_exists() {
     let place = TestDir::new();
+    for name in ["a", "b"] {
+        fs::create_dir_all(place.path("several")).unwrap();
+        fs::copy(lora(), place.path("several").join(format!("{name}.safetensors"))).unwrap();
+    }
     for (given, told) in [
+        ("", "names no LoRA; give a .safetensors file"),
+        ("=1", "names no LoRA; give a .safetensors file"),
+        ("./several", "--lora: ./several: the folder has 2 .safetensors files; name one of them"),
         ("nowhere.safetensors", "--lora: nowhere.safetensors: No such file"),
         ("nowhere", "is not a LoRA"),
         ("style.safetensors=much", "is not a strength"),

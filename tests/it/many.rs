@@ -88,6 +88,8 @@ fn several_files_each_get_a_folder() {
     let ran = run(&place, &[&a, &b], &[]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert_eq!(names(&place.path("out")), ["a-bmp", "a-png"]);
+    let sheet = run(&place, &[&a], &["--export", "ora", "--sheet", "a.png"]);
+    assert!(sheet.code == Some(2) && sheet.stderr.contains("--sheet cannot be combined with --export"), "{sheet:?}");
     let same = run(&place, &[&a, &b], &["--id", "018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21"]);
     assert!(same.code == Some(2) && same.stderr.contains("--id is for one picture"), "{same:?}");
     let empty = run(&place, &["out/../out"], &[]);

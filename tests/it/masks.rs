@@ -143,14 +143,22 @@ fn the_edits_of_a_workflow_stay_in_their_mask_or_region() {
     let mask = mask_picture(&place, "mask.png", (150, 150), inside);
     assert_eq!(results(&["--mask", &mask]), by_region);
     assert!(place.manifest("out")["request"]["input"]["mask"].as_str().unwrap().ends_with("/mask.png"));
+    let black = mask_picture(&place, "black.png", (150, 150), |_, _| false);
     for (more, wanted) in [
-        (&["--region", "100,100,60,20"][..], "--region: [100, 100, 60, 20] reaches to 160, 120"),
+        (&["--region", "100,100,60,20"][..], "--region: 100,100,60,20 reaches to 160, 120"),
+        (&["--mask", &black], "--mask: is black everywhere"),
         (&["--feather", "3"], "--feather: is the soft edge of a mask"),
         (&["--mask", &mask, "--keep-rest", "auto"], "--keep-rest: finds by itself what changed"),
         (&["--mask", &mask, "--region", "1,2,3,4"], "cannot be used with"),
     ] {
         let ran = workflow(more);
         assert!(ran.code != Some(0) && ran.stderr.contains(wanted), "{more:?} gave {ran:?}");
+        let last = &place.json(&["jobs", "list", "--json"])["jobs"][0];
+        let stage = last["progress"]["stage"].as_str().unwrap_or_default();
+        assert!(
+            last["state"] == "succeeded" || stage == "decode",
+            "{more:?} is known before a model is loaded: {last}"
+        );
     }
     let whole = ["run", "workflow", &badge, "--mask", &mask, "--out", "none"];
     let ran = place.run(&whole);
@@ -165,7 +173,7 @@ fn masks_that_cannot_be_used_say_why_before_a_model_is_loaded() {
     let black = mask_picture(&place, "black.png", size, |_, _| false);
     let mask = mask_picture(&place, "mask.png", size, inside);
     failed(&place, &badge, &["--mask", &black], "--mask: is black everywhere");
-    let outside = "--region: [100, 100, 60, 20] reaches to 160, 120, outside the picture, which is 150x150";
+    let outside = "--region: 100,100,60,20 reaches to 160, 120, outside the picture, which is 150x150";
     failed(&place, &badge, &["--region", "100,100,60,20"], outside);
     failed(&place, &badge, &["--region", "1,2,0,4"], "--region: is empty");
     failed(&place, &badge, &["--region", "1,2,3"], "write X,Y,WIDTH,HEIGHT");
@@ -175,7 +183,7 @@ fn masks_that_cannot_be_used_say_why_before_a_model_is_loaded() {
     failed(&place, &badge, &["--feather", "3"], "--feather: is the soft edge of a mask");
     failed(&place, &badge, &["--mask", &mask, "--feather", "513"], "--feather: 513 is not between 0 and 512");
     failed(&place, &badge, &["--mask", "nowhere.png"], "nowhere.png");
-    failed(&place, &badge, &["--mask", "job:018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21:1"], "not found");
+    failed(&place, &badge, &["--mask", "job:018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21:1"], "there is no such job");
     let jobs = place.json(&["jobs", "list", "--json"]);
     let jobs = jobs["jobs"].as_array().unwrap();
     assert_eq!(jobs.len(), 3, "the others were refused before there was a job");

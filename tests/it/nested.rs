@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::{
     common::{Ran, TestDir, checkpoint},
@@ -61,6 +62,18 @@ fn a_layer_is_taken_apart_and_takes_its_place_in_exports() {
     // Each layer is rounded to bytes once.
     let off = before.iter().zip(after.iter()).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
     assert!(before.dimensions() == after.dimensions() && off <= 3, "{off}");
+    // A ZIP has the files of every manifest under the names that the manifest gives them.
+    let ran = place.run(&["export", &whole, "--out", "all.zip"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    for folder in ["", "layer-02/", "layer-02/layer-01/"] {
+        let manifest: Value =
+            serde_json::from_slice(&entry(&place.path("all.zip"), &format!("{folder}manifest.json"))).unwrap();
+        for file in manifest["files"].as_array().unwrap() {
+            let name = format!("{folder}{}", file["name"].as_str().unwrap());
+            let found = hex::encode(Sha256::digest(entry(&place.path("all.zip"), &name)));
+            assert_eq!(file["sha256"], found, "{name}");
+        }
+    }
     let (xml, _) = export(&place, &inner);
     assert!(!xml.contains("<stack name"), "{xml}");
 
@@ -72,13 +85,13 @@ fn a_layer_is_taken_apart_and_takes_its_place_in_exports() {
     }
     let ran = decompose(&place, &format!("job:{last}:2"), "deeper");
     let wanted = format!("IMAGE: layer 2 of job {last} is the result of 4 decomposes of layers, which is the most");
-    assert!(ran.code == Some(1) && ran.stderr.contains(&wanted), "{ran:?}");
+    assert!(ran.code == Some(2) && ran.stderr.contains(&wanted), "{ran:?}");
 
     let ran = place.run(&["jobs", "delete", &whole]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let ran = decompose(&place, &format!("job:{whole}:2"), "gone");
-    let wanted = format!("layer 2 of job {whole}, a job that does not exist or was deleted: not found");
-    assert!(ran.code == Some(1) && ran.stderr.contains(&wanted), "{ran:?}");
+    let wanted = format!("layer 2 of job {whole}: there is no such job, or it was deleted");
+    assert!(ran.code == Some(2) && ran.stderr.contains(&wanted), "{ran:?}");
 }
 
 #[test]
@@ -107,6 +120,11 @@ fn the_api_takes_a_layer_apart() {
         let refused = server.post("/v1/jobs", &body(from.clone())).ok(422).json();
         assert_eq!(refused["field"], field, "{from}: {refused}");
     }
+    let mut lifting = body(json!({ "job": id, "layer": 1 }));
+    lifting["params"]["layers"] = json!(0);
+    let refused = server.post("/v1/jobs", &lifting).ok(422).json();
+    assert_eq!(refused["field"], "params.layers");
+    assert!(refused["detail"].as_str().unwrap().contains("use a Layered-Control checkpoint"), "{refused}");
     let gone = uuid::Uuid::now_v7().to_string();
     let refused = server.post("/v1/jobs", &body(json!({ "job": gone, "layer": 1 }))).ok(422).json();
     assert_eq!(refused["code"], "input_not_found", "{refused}");

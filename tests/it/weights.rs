@@ -63,6 +63,14 @@ fn a_checkpoint_is_converted_and_used() {
         "{}",
         ran.stderr
     );
+    let nano = format!("{}/models/layered-nano/transformer", env!("CARGO_MANIFEST_DIR"));
+    let other = format!("{nano}/diffusion_pytorch_model.safetensors");
+    for (file, wanted) in [(&nano, "it is a folder"), (&other, "diffusion_pytorch_model.safetensors: tensor `")] {
+        let wrong = ["--out", "no", "--model", &model, "--transformer", file];
+        let ran = place.run(&[&["run", "decompose", &picture], wrong.as_slice()].concat());
+        assert!(ran.code != Some(0) && ran.stderr.contains(wanted), "{}", ran.stderr);
+        assert!(file == &nano || ran.stderr.contains("224"), "{}", ran.stderr);
+    }
 }
 
 #[test]

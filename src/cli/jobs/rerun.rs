@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::job;
 use crate::{
     app::Submitter,
-    cli::{Failure, global::GlobalArgs, job_name::JobName, output, watch},
+    cli::{Failure, global::GlobalArgs, job_name::JobName, output, params::parse_seed, watch},
     database::SubmitOptions,
     job::{BatchId, JobId},
 };
@@ -25,7 +25,7 @@ pub struct RerunArgs {
     #[arg(value_name = "ID")]
     id: JobName,
     /// Another seed
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = parse_seed)]
     seed: Option<u64>,
     /// Another value of a parameter, named as in messages; `null` takes it away. May be repeated
     #[arg(long = "param", value_name = "NAME=VALUE", value_parser = change)]

@@ -64,7 +64,8 @@ pub fn check_models(loaded: &LoadedConfig, task: &Task) -> Result<(), JobError> 
         ("qwen_image.text_encoder_path", text_encoder, decomposes || edits),
     ] {
         let Some(file) = file.filter(|file| used && !file.is_file()) else { continue };
-        let reason = "there is no such file; give a .gguf or .safetensors file on this machine".to_owned();
+        let problem = if file.is_dir() { "it is a folder" } else { "there is no such file" };
+        let reason = format!("{problem}; give a .gguf or .safetensors file on this machine");
         let error = JobError::ModelNotFound { model: file.display().to_string(), reason };
         return Err(from_setting(loaded, key, error));
     }
@@ -141,7 +142,23 @@ pub fn in_words_of_flags(error: JobError) -> JobError {
         (_, "out" | "id" | "model" | "reuse") => format!("--{name}"),
         _ => field,
     };
+    let reason = if field == "--region" { as_flag(&reason) } else { reason };
     JobError::InvalidRequest { field, reason }
+}
+
+/// Lists as they are written behind a flag: `1,2,3,4` instead of `[1, 2, 3, 4]`.
+fn as_flag(reason: &str) -> String {
+    let mut inside = false;
+    let mut text = String::with_capacity(reason.len());
+    for c in reason.chars() {
+        match c {
+            '[' => inside = true,
+            ']' => inside = false,
+            ' ' if inside => {}
+            c => text.push(c),
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -153,6 +170,10 @@ mod tests {
         let said = |error: JobError| failure_in_words_of_flags(&ErrorRecord::from(&error));
         assert_eq!(said(JobError::invalid("params.cfg_scale", "is high")), "--cfg-scale: is high");
         assert_eq!(said(JobError::invalid("input", "is a line")), "IMAGE: is a line");
+        assert_eq!(
+            said(JobError::invalid("params.region", "[1, 2, 3, 4] is outside; write [x, y, width, height]")),
+            "--region: 1,2,3,4 is outside; write x,y,width,height"
+        );
         assert_eq!(said(JobError::Cancelled), JobError::Cancelled.to_string());
     }
 }

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{
     drive::{LocalJob, drive},
-    flags::{JobFlags, input},
+    flags::{JobFlags, input, with_whole_ids},
 };
 use crate::{
     cli::{Failure, global::GlobalArgs},
@@ -22,8 +22,9 @@ pub struct CompositeArgs {
 }
 
 impl CompositeArgs {
-    pub fn run(self, global: &GlobalArgs) -> Result<(), Failure> {
+    pub fn run(mut self, global: &GlobalArgs) -> Result<(), Failure> {
         let loaded = global.load(Vec::new())?;
+        with_whole_ids(&loaded, &mut self.layers)?;
         let inputs =
             Inputs::named(JobKind::Composite, self.layers.iter().map(|layer| input(layer)).collect::<Result<_, _>>()?);
         drive(global, loaded, LocalJob { task: Task::Composite(CompositeParams::default()), inputs, flags: self.job })

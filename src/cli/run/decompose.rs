@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{
     drive::{LocalJob, drive},
-    flags::{DeviceFlags, JobFlags, input, path_flag, text_flag},
+    flags::{DeviceFlags, JobFlags, input, path_flag, text_flag, with_whole_ids},
     many::{Many, are_many, drive_many},
 };
 use crate::{
@@ -77,6 +77,7 @@ impl DecomposeArgs {
     pub fn run(mut self, global: &GlobalArgs) -> Result<(), Failure> {
         let mut loaded = global.load(self.model.settings())?;
         self.sampling.allow_loras(&mut loaded.config.qwen_image)?;
+        with_whole_ids(&loaded, &mut self.images)?;
         let params = self.variants.of_decompose(self.params.over(&self.sampling, &loaded.config.qwen_image));
         if are_many(&self.images) || self.export.is_some() {
             let Self { images, job: flags, export, .. } = self;

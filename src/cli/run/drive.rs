@@ -23,8 +23,8 @@ use crate::{
     config::LoadedConfig,
     database::{Claim, Hold, JobRow, LeaseState, Submitted},
     engine::CancelToken,
-    job::{ErrorRecord, Inputs, JobError, JobId, JobRequest, JobState, Manifest, Output, Task},
-    store::{MANIFEST, ObjectKey, OutFolder, file_url},
+    job::{ErrorRecord, InputRef, Inputs, JobError, JobId, JobRequest, JobState, Manifest, Output, Task},
+    store::{MANIFEST, ObjectKey, OutFolder, file_url, path_of},
     trace,
     worker::{Liveness, Reporter, Verdict, WorkerName},
 };
@@ -254,6 +254,7 @@ impl JobRun<'_> {
     /// The failure for a row without a result; prints its JSON first if requested.
     fn ended_badly(&self, row: JobRow) -> Failure {
         let (id, state) = (row.id(), row.state);
+        let shown = row.request.inputs.image.as_ref().filter(|_| row.request.inputs.len() == 1).map(input_for_people);
         let error = row.error.clone().unwrap_or_else(|| ErrorRecord::from(&JobError::Cancelled));
         if self.json {
             let printed =
@@ -269,10 +270,26 @@ impl JobRun<'_> {
                 error.message
             )),
             JobState::Failed | JobState::Succeeded => {
-                Failure::Job(format!("{} (job {id}, {})", failure_in_words_of_flags(&error), error.code))
+                let said = failure_in_words_of_flags(&error);
+                let said = shown.iter().fold(said, |said, name| named(&said, name));
+                let message = format!("{said} (job {id}, {})", error.code);
+                if error.is_about_the_request() { Failure::JobRequest(message) } else { Failure::Job(message) }
             }
         }
     }
+}
+
+/// The name of a picture in messages.
+fn input_for_people(input: &InputRef) -> String {
+    match input {
+        InputRef::Url(url) => path_of("input", url).map_or_else(|_| url.clone(), |path| path.display().to_string()),
+        other => other.to_string(),
+    }
+}
+
+/// What is said of the only picture, with its name.
+fn named(message: &str, name: &str) -> String {
+    message.replacen("IMAGE: the picture is ", &format!("IMAGE: {name} is "), 1)
 }
 
 fn busy(id: JobId, worker: &str) -> Failure {

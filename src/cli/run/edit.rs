@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{
     drive::{LocalJob, drive},
-    flags::{DeviceFlags, JobFlags, input, path_flag, text_flag},
+    flags::{DeviceFlags, JobFlags, input, path_flag, text_flag, with_whole_ids},
 };
 use crate::{
     cli::{
@@ -60,6 +60,7 @@ impl EditArgs {
         flags.extend(path_flag("--transformer", "qwen_image.edit_transformer_path", transformer));
         let mut loaded = global.load(flags)?;
         self.sampling.allow_loras(&mut loaded.config.qwen_image)?;
+        with_whole_ids(&loaded, self.images.iter_mut().chain(self.params.mask_mut()))?;
         let mask = self.params.mask().map(input).transpose()?;
         let params = self.params.over(self.instruction, &self.sampling, &loaded.config.qwen_image);
         let params = self.variants.of_edit(params);

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::{
-    cli::{Failure, params::parse_label, trace::TraceFlags},
-    config::{Flag, GuidanceMode},
+    app::Submitter,
+    cli::{Failure, job_name::JobName, params::parse_label, runtime::block_on, trace::TraceFlags},
+    config::{Flag, GuidanceMode, LoadedConfig},
     job::{InputRef, JobError, JobId},
     store::file_url,
 };
@@ -88,6 +89,48 @@ pub fn path_flag(name: &'static str, key: &'static str, value: Option<&Path>) ->
     // The manifest names the file, wherever it is read.
     let whole = |value: &Path| std::path::absolute(value).unwrap_or_else(|_| value.to_owned());
     value.map(|value| Flag { name, key, value: whole(value).display().to_string().into() })
+}
+
+/// Replaces the beginning of a job's id, or `last`, by the whole id: `job:last:2`.
+///
+/// # Errors
+/// If there is no such job, or if there are several.
+pub fn with_whole_ids<'a>(
+    loaded: &LoadedConfig,
+    texts: impl IntoIterator<Item = &'a mut String>,
+) -> Result<(), Failure> {
+    let texts: Vec<_> = texts.into_iter().filter(|text| short_name(text).is_some()).collect();
+    if texts.is_empty() {
+        return Ok(());
+    }
+    block_on(async {
+        let (submitter, _) = Submitter::to_read(loaded).await.map_err(|error| loaded.with_origin(error))?;
+        let written = write_whole_ids(&submitter, texts).await;
+        submitter.close().await;
+        Ok(written?)
+    })
+}
+
+/// The same, of a database that is open.
+pub async fn write_whole_ids<'a>(
+    submitter: &Submitter,
+    texts: impl IntoIterator<Item = &'a mut String>,
+) -> Result<(), JobError> {
+    for text in texts {
+        if let Some((name, picture)) = short_name(text) {
+            *text = format!("job:{}:{picture}", name.id(submitter).await?);
+        }
+    }
+    Ok(())
+}
+
+/// The job of a picture, if it is not named by its whole id, and which of its pictures.
+fn short_name(text: &str) -> Option<(JobName, String)> {
+    let (name, picture) = text.strip_prefix("job:")?.split_once(':')?;
+    match name.parse() {
+        Ok(name @ (JobName::Beginning(_) | JobName::Last)) => Some((name, picture.to_owned())),
+        Ok(JobName::Id(_)) | Err(_) => None,
+    }
 }
 
 /// A picture on the command line: a path, a `file:///` address, `job:ID:LAYER`, or `job:ID:FILE`.

@@ -51,7 +51,13 @@ pub fn drive_many(global: &GlobalArgs, loaded: &LoadedConfig, many: Many) -> Res
     let Many { task, images, flags, export } = many;
     if flags.id.is_some() || flags.sheet.is_some() {
         let flag = if flags.id.is_some() { "--id" } else { "--sheet" };
-        return Err(Failure::Usage(format!("{flag} is for one picture; leave it out, or name one picture")));
+        let advice = if are_many(&images) {
+            "is for one picture; leave it out, or name one picture"
+        } else {
+            "cannot be combined with --export, which gives each picture a folder of its own; use one of them, or write \
+             the file afterwards with `acetate export`"
+        };
+        return Err(Failure::Usage(format!("{flag} {advice}")));
     }
     check_models(loaded, &task).map_err(in_words_of_flags)?;
     let out = std::fs::create_dir_all(&flags.out)

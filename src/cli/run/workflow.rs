@@ -7,7 +7,7 @@ use clap::Args;
 use super::{
     decompose::ModelFlags,
     drive::{LocalJob, drive},
-    flags::{JobFlags, input, path_flag, text_flag},
+    flags::{JobFlags, input, path_flag, text_flag, with_whole_ids},
 };
 use crate::{
     cli::{
@@ -50,6 +50,7 @@ impl WorkflowArgs {
         flags.extend(path_flag("--edit-transformer", "qwen_image.edit_transformer_path", transformer));
         let mut loaded = global.load(flags)?;
         self.sampling.allow_loras(&mut loaded.config.qwen_image)?;
+        with_whole_ids(&loaded, std::iter::once(&mut self.image).chain(self.params.mask_mut()))?;
         let settings = &loaded.config.qwen_image;
         let mask = self.params.mask().map(input).transpose()?;
         let params = self.params.over(&self.sampling, settings);

@@ -51,7 +51,7 @@ pub async fn missing<'a>(
         rows.extend(submitter.jobs.get_many(page).await?.into_iter().map(|row| (row.id(), row)));
     }
     let wrong = |input: &InputRef| match rows.get(&earlier(input)?) {
-        None => Some(JobError::InputNotFound { input: format!("{input}, a job that does not exist or was deleted") }),
+        None => Some(JobError::no_job(&input)),
         // It may end before this one starts.
         Some(row) if matches!(row.state, JobState::Queued | JobState::Running) => None,
         Some(row) => row.picture(input).err(),

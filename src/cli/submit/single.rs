@@ -10,7 +10,15 @@ use super::{
 };
 use crate::{
     app::Submitter,
-    cli::{Failure, fetch, global::GlobalArgs, output, params::labels, run::flags::input, runtime::block_on, watch},
+    cli::{
+        Failure, fetch,
+        global::GlobalArgs,
+        output,
+        params::labels,
+        run::flags::{input, write_whole_ids},
+        runtime::block_on,
+        watch,
+    },
     config::LoadedConfig,
     database::{SubmitOptions, Submitted},
     job::{InputRef, Inputs, JobError, JobId, JobRequest, JobState, Output, Task},
@@ -43,8 +51,10 @@ async fn one(
     mask: Option<&str>,
     flags: &SubmitFlags,
 ) -> Result<(), Failure> {
-    let inputs = flags.input.iter().map(|text| input(text)).collect::<Result<Vec<_>, _>>()?;
-    let mask = mask.map(input).transpose()?;
+    let (mut pictures, mut mask) = (flags.input.clone(), mask.map(str::to_owned));
+    write_whole_ids(submitter, pictures.iter_mut().chain(mask.as_mut())).await?;
+    let inputs = pictures.iter().map(|text| input(text)).collect::<Result<Vec<_>, _>>()?;
+    let mask = mask.as_deref().map(input).transpose()?;
     let mut inputs = Inputs { mask, ..Inputs::named(task.kind(), inputs) };
     if flags.upload {
         upload(submitter, &mut inputs).await?;

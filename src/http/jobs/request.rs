@@ -203,10 +203,7 @@ pub async fn check(api: &Api, input: &InputRef) -> Answer<()> {
         }
         InputRef::Layer { job, .. } | InputRef::File { job, .. } => match api.jobs().get(*job).await? {
             Some(row) => Ok(row.picture(input).map(drop)?),
-            None => {
-                let input = format!("{input}, a job that does not exist or was deleted");
-                Err(JobError::InputNotFound { input }.into())
-            }
+            None => Err(JobError::no_job(input).into()),
         },
     }
 }
@@ -231,6 +228,11 @@ async fn check_model(api: &Api, task: &Task) -> Answer<()> {
             0 => {
                 format!("the model {} lifts one part out of the picture; ask for 0, and name it in `prompt`", model.id)
             }
+            _ if layers == 0 => format!(
+                "0 lifts one part out of the picture, for which the model {} was not made; use a Layered-Control \
+                 checkpoint, or {least} to {most} layers",
+                model.id
+            ),
             _ => format!("{layers} is too {amount}: the model {} makes {least} to {most} layers", model.id),
         };
         return Err(JobError::invalid(format!("{at}.layers"), reason).into());

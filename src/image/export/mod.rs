@@ -129,17 +129,22 @@ pub enum ExportError {
 
 impl Stack {
     /// Puts the layers of another stack, of the same canvas, in the place of a layer, as a group with its name. The
-    /// layer itself is then one of the other files. A stack without that layer stays as it is.
+    /// layer itself is then one of the other files. The other stack's files are in a folder with the layer's name, so
+    /// that the manifests of both still name their own. A stack without that layer stays as it is.
     pub fn nest(&mut self, file: &str, inner: Self) {
         let Some(at) = self.sheets.iter().position(|sheet| sheet.file == file) else { return };
         let Sheet { name, file, png, opacity: _, visible, groups, placement: _ } = self.sheets.remove(at);
         let group = Group { name, file: file.clone() };
-        let inner = inner.sheets.into_iter().map(|sheet| Sheet {
+        let folder = file.rsplit_once('.').map_or(file.as_str(), |(stem, _)| stem);
+        let own = |name: &str| format!("{folder}/{name}");
+        let sheets = inner.sheets.into_iter().map(|sheet| Sheet {
+            file: own(&sheet.file),
             visible: visible && sheet.visible,
             groups: [groups.clone(), vec![group.clone()], sheet.groups].concat(),
             ..sheet
         });
-        self.sheets.splice(at..at, inner);
+        self.sheets.splice(at..at, sheets);
+        self.beside.extend(inner.beside.into_iter().map(|(name, bytes)| (own(&name), bytes)));
         self.beside.push((file, png));
     }
 

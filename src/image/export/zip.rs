@@ -1,6 +1,6 @@
 //! ZIP: the unchanged files of the result under their own names, and two more: `composite.png`, the composite of the
 //! visible layers, and `stack.json`, the layers back to front with name, opacity, visibility, and the placement of
-//! trimmed ones.
+//! trimmed ones. The result of a job that took a layer apart is in a folder with the layer's name.
 
 use std::{
     collections::BTreeSet,

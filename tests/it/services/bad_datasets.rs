@@ -342,7 +342,7 @@ async fn pictures_that_cannot_exist_are_refused_when_they_are_submitted() {
         (format!("job:{first}:edited.jpg"), "names no picture of a job"),
         (format!("job:{first}:9"), "a composite job has no layers"),
         (format!("job:{first}:edited.png"), "its pictures are composite.png"),
-        (format!("job:{nobody}:1"), "a job that does not exist or was deleted"),
+        (format!("job:{nobody}:1"), "there is no such job, or it was deleted"),
         ("http://127.0.0.1/a.png".to_owned(), "its host has the address 127.0.0.1; inputs from the web must"),
         ("http://0x7f.1:8080/a.png".to_owned(), "its host has the address 127.0.0.1"),
         ("https://[::1]/a.png".to_owned(), "its host has the address ::1"),

@@ -148,7 +148,7 @@ impl fmt::Display for LoraSource {
 /// See [`HubError`].
 pub fn resolve_lora(config: &HubConfig, source: &LoraSource, events: &mut Events<'_>) -> Result<PathBuf, HubError> {
     match source {
-        LoraSource::File(path) if path.is_dir() => in_folder(path),
+        LoraSource::File(path) if path.is_dir() => lora_in_folder(path),
         LoraSource::File(path) => Ok(path.clone()),
         LoraSource::Hub { id, revision, file } => {
             let file = file.as_deref().unwrap_or(USUAL_NAMES[0]);
@@ -166,7 +166,11 @@ pub fn resolve_lora(config: &HubConfig, source: &LoraSource, events: &mut Events
     }
 }
 
-fn in_folder(folder: &Path) -> Result<PathBuf, HubError> {
+/// The LoRA of a folder: the file with a usual name, or the only one.
+///
+/// # Errors
+/// [`HubError::LoraReference`] if there is none, or several.
+pub fn lora_in_folder(folder: &Path) -> Result<PathBuf, HubError> {
     let entries = fs::read_dir(folder).map_err(HubError::io(folder))?;
     let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
     let mut files: Vec<_> = names.filter(|name| name.ends_with(ENDING)).collect();

@@ -32,7 +32,7 @@ pub use error::{HubError, human_bytes};
 pub use event::{DownloadEvent, Events};
 pub use filter::diffusers_files;
 pub use list::{CachedModel, CachedRevision, list, size_of};
-pub use lora::{LORA_STRENGTH, Lora, LoraSource, resolve_lora};
+pub use lora::{LORA_STRENGTH, Lora, LoraSource, lora_in_folder, resolve_lora};
 pub use reference::{DatasetRef, ModelRef};
 pub use small::{Small, SmallModelPaths};
 

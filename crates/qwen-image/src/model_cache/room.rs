@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     ComputeDType, DeviceChoice, Error,
-    models::{ModelError, Offloadable, PartSize, text_encoder::TextEncoder},
+    models::{ModelError, Offloadable, PartSize, text_encoder::TextEncoder, transformer::Transformer},
     nn,
     pipeline::{DeviceMap, sizes},
 };
@@ -38,6 +38,11 @@ impl ModelCache {
         let (name, model) = (self.device_name(), &found.id);
         let failed = |source| Error::device(&name, source);
         let dtype = key.dtype.candle();
+        if let Some(file) = &key.files.transformer {
+            // Its size says nothing if it is another model's.
+            Transformer::check_file(&found.folder.join("transformer"), file)
+                .map_err(|error| Error::model(model, &name, error))?;
+        }
         let sizes = || {
             sizes(&found.folder, &key.files, key.pipeline, dtype, key.dtype == ComputeDType::Fp8)
                 .map_err(|error: ModelError| Error::model(model, &name, error))

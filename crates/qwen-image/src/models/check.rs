@@ -188,12 +188,7 @@ impl CheckedParts<'_> {
         if part.is_below(self.below) {
             return part.loaded(Transformer::load(&folder, &Device::Cpu, DType::F32));
         }
-        let dim = config.inner_dim();
-        shapes.has("img_in.weight", &[dim, takes])?;
-        shapes.has("txt_in.weight", &[dim, reads])?;
-        shapes.has("proj_out.weight", &[config.patch_channels(), dim])?;
-        shapes.has("transformer_blocks.0.attn.norm_q.weight", &[config.attention_head_dim])?;
-        shapes.has_layers("transformer_blocks", config.num_layers)
+        config.check_tensors(shapes.folder, &shapes.tensors)
     }
 
     fn vae(&self, part: &mut ComponentReport) -> LoadResult<()> {
@@ -310,7 +305,10 @@ mod tests {
         assert!(sound.components.iter().all(|part| part.loaded == (part.tensors == 0)), "{sound:?}");
 
         let transformer = |key, value| error("transformer", key, value).unwrap();
-        assert_eq!(transformer("/num_layers", 9), "CHECKPOINT/transformer: tensor `transformer_blocks.3` is missing");
+        assert_eq!(
+            transformer("/num_layers", 9),
+            "CHECKPOINT/transformer: tensor `transformer_blocks.3.attn.add_k_proj.bias` is missing"
+        );
         assert!(transformer("/num_layers", 2).contains("tensors that the model does not have"));
         assert!(transformer("/num_attention_heads", 7).contains("tensor `img_in.weight` has shape"));
         let text = |key, value| error("text_encoder", key, value).unwrap();

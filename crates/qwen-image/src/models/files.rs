@@ -111,7 +111,17 @@ pub(super) fn read_header_and_start(path: &Path) -> LoadResult<(SafetensorsHeade
     file.read_exact(&mut header).map_err(|error| fail(error.to_string()))?;
     let header: SafetensorsHeader = serde_json::from_slice(&header).map_err(|_| not_safetensors())?;
     let end = header.values().filter_map(|tensor| tensor.get("data_offsets")?.get(1)?.as_u64()).max().unwrap_or(0);
-    let promised = 8 + header_length + end;
+    let promised = end.saturating_add(8 + header_length);
+    let is_backwards = |name: &str, tensor: &serde_json::Value| {
+        let at = |index: usize| tensor.get("data_offsets")?.get(index)?.as_i64();
+        (name != "__metadata__").then(|| at(0).zip(at(1)))?.filter(|(first, end)| *first < 0 || end < first)
+    };
+    let backwards = header.iter().find_map(|(name, tensor)| Some((name, is_backwards(name, tensor)?)));
+    if let Some((name, (first, end))) = backwards {
+        return Err(fail(format!(
+            "tensor `{name}`: begins at byte {first} and ends at byte {end}; the file is damaged"
+        )));
+    }
     if promised != length {
         return Err(fail(format!("has {length} of {promised} bytes; the download is not complete")));
     }

@@ -3,14 +3,17 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
+    sync::Arc,
 };
 
 use candle_core::DType;
 
 use super::{
-    LoadResult, PartSize,
+    LoadResult, ModelError, PartSize,
+    lora::{self, LoraFile},
     memory_estimate::part_of_file,
-    weight_files::{Component, Raw, RawTensor, WeightFiles},
+    transformer::config::TransformerConfig,
+    weight_files::{Component, Form, Raw, RawTensor, WeightFiles},
 };
 
 /// A file with weights.
@@ -71,23 +74,60 @@ pub fn check_file(path: &Path) -> LoadResult<FileReport> {
         Component::Transformer
     } else if has("embed_tokens.weight") || has("token_embd.weight") {
         Component::TextEncoder
+    } else if raw.tensors.keys().any(|name| lora::is_of_adapter(name)) {
+        match LoraFile::read(path).and_then(|file| lora::fits(&Arc::new(file))) {
+            Ok(fits) => report.fits = Some(fits),
+            Err(error) => report.refused = Some(without_path(path, &error.to_string())),
+        }
+        return Ok(report);
     } else {
+        let what = &report.what;
+        let reason = format!("is {what}; a transformer or a text encoder of Qwen-Image, or a LoRA for one, is needed");
+        report.refused = Some(reason);
         return Ok(report);
     };
-    match WeightFiles::of_file(path, component) {
+    let checked = WeightFiles::of_file(path, component).and_then(|files| {
+        if component == Component::Transformer {
+            check_transformer(path, &files)?;
+        }
+        for stored in files.tensors.values() {
+            if let Form::Fp8(scales) | Form::E5m2(scales) = &stored.form {
+                files.scales(scales)?;
+            }
+        }
+        Ok(files)
+    });
+    match checked {
         Ok(files) => {
             // Scales and markers are not parameters.
             report.parameters = files.tensors.values().map(super::weight_files::StoredTensor::elements).sum();
             report.fits = Some(fits(component, &files));
             report.memory = Some(part_of_file(&files, component, DType::BF16));
         }
-        Err(error) => {
-            let message = error.to_string();
-            let path = format!("{}: ", path.display());
-            report.refused = Some(message.strip_prefix(&path).unwrap_or(&message).to_owned());
-        }
+        Err(error) => report.refused = Some(without_path(path, &error.to_string())),
     }
     Ok(report)
+}
+
+fn without_path(path: &Path, message: &str) -> String {
+    message.strip_prefix(&format!("{}: ", path.display())).unwrap_or(message).to_owned()
+}
+
+/// Whether the tensors are all those of one transformer.
+fn check_transformer(path: &Path, files: &WeightFiles) -> LoadResult<()> {
+    let config = TransformerConfig::of_tensors(&files.tensors);
+    if config.use_additional_t_cond && files.remarks.zero_cond_t {
+        let reason = "has the marker of Qwen-Image-Edit-2511 (`__index_timestep_zero__`), and \
+                      `time_text_embed.addition_t_embedding.weight` of Qwen-Image-Layered; no checkpoint is both";
+        return Err(ModelError::invalid(path, reason));
+    }
+    match config.check_tensors(path, &files.tensors) {
+        Err(ModelError::WrongShape { name, found, expected, .. }) => {
+            let reason = format!("tensor `{name}` has shape {found:?}, but the file's other tensors need {expected:?}");
+            Err(ModelError::invalid(path, reason))
+        }
+        other => other,
+    }
 }
 
 /// The models that a component's weights belong to, in words.
@@ -113,7 +153,11 @@ fn fits(component: Component, files: &WeightFiles) -> String {
             if (count, width) == (60, 3072) {
                 model.to_owned()
             } else {
-                let small = if layered { "Layered" } else { "Edit" };
+                let small = match (layered, files.remarks.zero_cond_t) {
+                    (true, _) => "Layered",
+                    (false, true) => "Edit-2511",
+                    (false, false) => "Edit",
+                };
                 format!("a small checkpoint of Qwen-Image-{small}, with {count} blocks of width {width}")
             }
         }

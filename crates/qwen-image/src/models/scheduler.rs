@@ -143,7 +143,7 @@ impl Scheduler {
         ];
         match unsupported.iter().find(|(_, set)| *set) {
             Some((name, _)) => Err(ModelError::invalid(path, format!("`{name}` is true, which is not supported"))),
-            None => match config.check_class() {
+            None => match config.check_class().and_then(|()| config.check_ranges()) {
                 Ok(()) => Ok(config),
                 Err(reason) => Err(ModelError::invalid(path, reason)),
             },
@@ -161,6 +161,40 @@ impl Scheduler {
             UNIPC => self.unipc.check(),
             other => Err(format!("`_class_name` is {other}; {EULER} or {UNIPC} is needed")),
         }
+    }
+
+    /// Refuses numbers with which the noise levels would not fall from 1 to 0.
+    fn check_ranges(&self) -> Result<(), String> {
+        let refuse = |key: &str, value: f64, needed: &str| Err(format!("`{key}` is {value}, but must be {needed}"));
+        let positive = |value: f64| value.is_finite() && value > 0.0;
+        // Dynamic shifting has no use for the other shift.
+        let shift = Some(self.shift).filter(|_| !self.use_dynamic_shifting).unwrap_or(1.0);
+        for (key, value) in [("num_train_timesteps", f64::from(self.num_train_timesteps)), ("shift", shift)] {
+            if !positive(value) {
+                return refuse(key, value, "a number above 0");
+            }
+        }
+        if let Some(terminal) = self.shift_terminal.filter(|terminal| !(0.0..1.0).contains(terminal)) {
+            return refuse("shift_terminal", terminal, "at least 0 and less than 1");
+        }
+        for (key, value) in [
+            ("base_shift", self.base_shift),
+            ("max_shift", self.max_shift),
+            ("base_image_seq_len", self.base_image_seq_len),
+            ("max_image_seq_len", self.max_image_seq_len),
+        ] {
+            if !value.is_finite() {
+                return refuse(key, value, "a finite number");
+            }
+            // The exponential form takes any number; this one divides by it.
+            if self.use_dynamic_shifting && matches!(self.time_shift_type, TimeShift::Linear) && value <= 0.0 {
+                return refuse(key, value, "above 0 with the linear `time_shift_type`");
+            }
+        }
+        if self.use_dynamic_shifting && self.max_image_seq_len <= self.base_image_seq_len {
+            return refuse("max_image_seq_len", self.max_image_seq_len, "above `base_image_seq_len`");
+        }
+        Ok(())
     }
 
     /// The levels of the layered pipeline: from 1 in steps of `1 / steps`, shifted by the square root of the
@@ -277,5 +311,47 @@ impl Schedule {
     /// The number of steps.
     pub fn steps(&self) -> usize {
         self.timesteps.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Scheduler, String> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("scheduler_config.json"), text).unwrap();
+        let path = format!("{}: ", folder.path().join("scheduler_config.json").display());
+        Scheduler::load(folder.path()).map_err(|error| error.to_string().replace(&path, ""))
+    }
+
+    #[test]
+    fn numbers_that_make_noise_levels_rise_are_refused_by_their_key() {
+        for sound in [
+            "{}",
+            r#"{"shift": 3.0, "shift_terminal": null}"#,
+            r#"{"use_dynamic_shifting": true, "base_shift": 0.5, "max_shift": 0.9, "max_image_seq_len": 8192, "shift_terminal": 0.02}"#,
+        ] {
+            assert!(load(sound).is_ok(), "{sound}: {:?}", load(sound));
+        }
+        for (text, wanted) in [
+            (r#"{"shift_terminal": 2}"#, "`shift_terminal` is 2, but must be at least 0 and less than 1"),
+            (r#"{"shift_terminal": 1}"#, "`shift_terminal` is 1, but"),
+            (r#"{"shift_terminal": -1}"#, "`shift_terminal` is -1, but"),
+            (r#"{"shift": 0}"#, "`shift` is 0, but must be a number above 0"),
+            (r#"{"shift": -3}"#, "`shift` is -3, but"),
+            (r#"{"num_train_timesteps": 0}"#, "`num_train_timesteps` is 0, but"),
+            (
+                r#"{"use_dynamic_shifting": true, "base_image_seq_len": 8192, "max_image_seq_len": 8192}"#,
+                "`max_image_seq_len` is 8192, but must be above `base_image_seq_len`",
+            ),
+            (
+                r#"{"use_dynamic_shifting": true, "time_shift_type": "linear", "base_shift": -0.5}"#,
+                "`base_shift` is -0.5, but must be above 0 with the linear",
+            ),
+        ] {
+            let error = load(text).unwrap_err();
+            assert!(error.starts_with(wanted), "{text}: {error}");
+        }
     }
 }

@@ -41,7 +41,7 @@ pub use edit_plus::QwenImageEditPlusPipeline;
 pub use error::PipelineError;
 pub use guidance::{BranchOrder, Guidance};
 pub use held::HeldLatents;
-pub(crate) use image_tensor::check_shape;
+pub(crate) use image_tensor::{ImageSize, check_shape};
 pub use layered::QwenImageLayeredPipeline;
 pub(crate) use lightning::lightning_lora;
 pub use noise::randn;

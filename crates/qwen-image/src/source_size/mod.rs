@@ -26,7 +26,10 @@ use self::{
     unmix::{Unmixed, unmix},
     upsample::Upsampler,
 };
-use crate::image_processor::{ImageError, lanczos};
+use crate::{
+    image_processor::{ImageError, lanczos},
+    pipeline::ImageSize,
+};
 
 /// Rows per strip. Each strip needs memory for one row of the model's size.
 const ROWS: usize = 16;
@@ -42,6 +45,12 @@ pub(crate) type GuidedPixel = [f32; 8];
 pub fn differs(source: (u32, u32), model: (u32, u32)) -> bool {
     let product = |a: u32, b: u32| u64::from(a) * u64::from(b);
     source.0 > model.0 || source.1 > model.1 || product(source.0, model.1) != product(source.1, model.0)
+}
+
+/// The size at which a model works on a picture.
+pub fn model_size(resolution: u32, (width, height): (u32, u32)) -> (u32, u32) {
+    let size = ImageSize::with_area(resolution.saturating_mul(resolution), width, height);
+    (size.width, size.height)
 }
 
 /// Brings `layers` (back to front, of one size, straight alpha) to the size of `source`, the picture that they were

@@ -6,10 +6,11 @@
 
 mod fp8;
 mod gguf;
+mod part;
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read, Seek, SeekFrom, Write},
+    fs,
+    io::{self, Seek, Write},
     ops::ControlFlow,
     path::{Path, PathBuf},
     str::FromStr,
@@ -116,14 +117,34 @@ pub fn convert(
         let reason = "only transformers are written as GGUF; a text encoder's GGUF has no vision part. Write fp8";
         return Err(ModelError::invalid(source, reason));
     }
+    if let Some(reason) = wrong_ending(target, out) {
+        return Err(ModelError::invalid(out, reason));
+    }
     if out.exists() {
-        return Err(ModelError::invalid(out, "exists; give another name, or remove it"));
+        return Err(exists(out));
     }
     let layout = match target {
         ConvertTo::Fp8 => fp8::layout(&files, component),
         ConvertTo::Gguf(mixture) => gguf::layout(&files, mixture),
     };
     write(&files, &layout, out, on_written)
+}
+
+fn exists(out: &Path) -> ModelError {
+    ModelError::invalid(out, "exists; give another name, or remove it")
+}
+
+/// Programs choose the reader by a file's ending.
+fn wrong_ending(target: ConvertTo, out: &Path) -> Option<String> {
+    let (form, right, wrong) = match target {
+        ConvertTo::Fp8 => ("fp8", "safetensors", "gguf"),
+        ConvertTo::Gguf(_) => ("GGUF", "gguf", "safetensors"),
+    };
+    let ending = out.extension()?.to_str()?;
+    ending.eq_ignore_ascii_case(wrong).then(|| {
+        let name = out.with_extension(right);
+        format!("ends in .{wrong}, but {form} is written as .{right}; give the name {}", name.display())
+    })
 }
 
 /// A file to write: its header, and the tensors in their order.
@@ -189,7 +210,13 @@ fn write(files: &WeightFiles, layout: &FileLayout, out: &Path, on_written: OnWri
     name.push(".part");
     let part = PathBuf::from(name);
     let total = layout.bytes();
-    let (mut file, first) = begin(files, layout, &part).map_err(|error| fail(&part, &error))?;
+    let mut begun = part::open(&part)?;
+    // Another conversion may have finished since.
+    if out.exists() {
+        return Err(exists(out));
+    }
+    let first = begun.resume(files, layout).map_err(|error| fail(&part, &error))?;
+    let file = &mut begun.file;
     let mut done = file.stream_position().map_err(|error| fail(&part, &error))?;
     let folder = part.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if let Ok(free) = fs4::available_space(folder)
@@ -210,38 +237,8 @@ fn write(files: &WeightFiles, layout: &FileLayout, out: &Path, on_written: OnWri
     let _ = on_written(done, total);
     file.sync_all().map_err(|error| fail(&part, &error))?;
     fs::rename(&part, out).map_err(|error| fail(out, &error))?;
+    begun.remove_source();
     Ok(Converted { path: out.to_owned(), bytes: total, tensors: layout.items.len(), resumed: first })
-}
-
-/// The file of an interrupted conversion, after its last whole tensor, or a new one; with the number of whole tensors.
-fn begin(files: &WeightFiles, layout: &FileLayout, part: &Path) -> io::Result<(File, usize)> {
-    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(part)?;
-    let length = file.metadata()?.len();
-    let begun = file.metadata()?.modified()?;
-    let mut newest = begun;
-    for path in files.paths() {
-        newest = newest.max(fs::metadata(path)?.modified()?);
-    }
-    let mut header = vec![0; layout.header.len().min(length as usize)];
-    file.read_exact(&mut header)?;
-    let mut place = layout.header.len() as u64;
-    if header != layout.header || newest > begun {
-        file.set_len(0)?;
-        file.rewind()?;
-        file.write_all(&layout.header)?;
-        return Ok((file, 0));
-    }
-    let mut whole = 0;
-    for item in &layout.items {
-        if place + item.bytes > length {
-            break;
-        }
-        place += item.bytes;
-        whole += 1;
-    }
-    file.set_len(place)?;
-    file.seek(SeekFrom::Start(place))?;
-    Ok((file, whole))
 }
 
 fn encode(files: &WeightFiles, stored: &StoredTensor, kind: TensorFormat) -> LoadResult<Vec<u8>> {

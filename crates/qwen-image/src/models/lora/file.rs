@@ -8,6 +8,7 @@ use std::{
 };
 
 use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -93,6 +94,12 @@ impl LoraFile {
                 Err(reason) => Err(LoraError::InvalidTensor { path: path.to_owned(), key, reason }),
             })
             .collect::<Result<_, _>>()?;
+        for (key, entry) in entries.iter().filter(|(_, entry)| entry.shape.len() > 1) {
+            if let Some(at) = not_finite(&bytes[entry.range.clone()], entry.dtype) {
+                let reason = format!("has NaN or infinity as its number {at}; the file is damaged");
+                return Err(LoraError::InvalidTensor { path: path.to_owned(), key: key.clone(), reason });
+            }
+        }
         let scale = Scale::of(metadata.as_ref(), path).map_err(invalid)?;
         let sha256 = hex::encode(Sha256::digest(&bytes));
         Ok(Self { path: path.to_owned(), sha256, bytes, entries, scale })
@@ -140,9 +147,51 @@ fn dtype_of(name: &str) -> Option<DType> {
     })
 }
 
+/// The index of the first number that is not finite: all bits of its exponent are 1.
+fn not_finite(bytes: &[u8], dtype: DType) -> Option<usize> {
+    fn find<const N: usize>(bytes: &[u8], mask: [u8; N]) -> Option<usize> {
+        let numbers = bytes.as_chunks::<N>().0;
+        numbers.par_iter().position_first(|number| number.iter().zip(&mask).all(|(byte, mask)| byte & mask == *mask))
+    }
+    match dtype {
+        DType::F64 => find(bytes, 0x7ff0_0000_0000_0000_u64.to_le_bytes()),
+        DType::F32 => find(bytes, 0x7f80_0000_u32.to_le_bytes()),
+        DType::F16 => find(bytes, 0x7c00_u16.to_le_bytes()),
+        DType::BF16 => find(bytes, 0x7f80_u16.to_le_bytes()),
+        // Without infinity; only this one is not a number.
+        DType::F8E4M3 => find(bytes, [0x7f]),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn matrices_with_nan_or_infinity_are_refused_by_key() {
+        for (dtype, size, number) in [
+            ("F64", 8, f64::NAN.to_le_bytes().to_vec()),
+            ("F32", 4, f32::INFINITY.to_le_bytes().to_vec()),
+            ("F32", 4, f32::NAN.to_le_bytes().to_vec()),
+            ("F16", 2, 0xfc00_u16.to_le_bytes().to_vec()),
+            ("BF16", 2, 0x7fc0_u16.to_le_bytes().to_vec()),
+            ("F8_E4M3", 1, vec![0xff]),
+        ] {
+            let end = 6 * size;
+            let header =
+                format!(r#"{{"a.lora_A.weight":{{"dtype":"{dtype}","shape":[2,3],"data_offsets":[0,{end}]}}}}"#);
+            let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+            bytes.extend_from_slice(header.as_bytes());
+            let start = bytes.len();
+            bytes.resize(start + end, 1);
+            assert!(LoraFile::parse(Path::new("style.safetensors"), bytes.clone()).is_ok(), "{dtype}");
+            bytes[start + 4 * size..start + 5 * size].copy_from_slice(&number);
+            let error = LoraFile::parse(Path::new("style.safetensors"), bytes).unwrap_err().to_string();
+            let wanted = "style.safetensors: tensor `a.lora_A.weight`: has NaN or infinity as its number 4";
+            assert!(error.starts_with(wanted), "{dtype}: {error}");
+        }
+    }
 
     fn read(header: &str, data: usize) -> Result<LoraFile, LoraError> {
         let mut bytes = (header.len() as u64).to_le_bytes().to_vec();

@@ -62,6 +62,7 @@ impl<'a> ModuleNames<'a> {
             | ["lora_B", _, "weight"]
             | ["lora" | "lora_linear_layer", "up", "weight"] => LoraPart::Up,
             ["alpha"] => LoraPart::Alpha,
+            ["lora_A" | "lora_B" | "lora_down" | "lora_up", .., "bias"] => return LoraKey::Other("LoRA with biases"),
             [first, ..] => return other_kind(first).map_or(LoraKey::Unknown, LoraKey::Other),
             [] => return LoraKey::Unknown,
         };
@@ -82,6 +83,11 @@ impl<'a> ModuleNames<'a> {
         let flat = FLAT_PREFIXES.iter().find_map(|prefix| dotted.strip_prefix(prefix))?;
         self.flat.get(flat).copied().or_else(|| self.modules.get_key_value(flat).map(|(name, _)| name.as_str()))
     }
+}
+
+/// Whether a tensor of this name is part of an adapter of any kind.
+pub fn is_of_adapter(key: &str) -> bool {
+    key.ends_with(".alpha") || key.split('.').any(|segment| segment != "alpha" && starts_a_part(segment))
 }
 
 fn starts_a_part(segment: &str) -> bool {
@@ -149,6 +155,8 @@ mod tests {
             ("base_model.model.proj_out.lora_magnitude_vector.default.weight", "DoRA"),
             ("proj_out.lora_mid.weight", "LoCon with a third matrix"),
             ("proj_out.oft_blocks", "OFT"),
+            ("proj_out.lora_B.bias", "LoRA with biases"),
+            ("transformer.proj_out.lora_B.default.bias", "LoRA with biases"),
             ("diffusion_model.proj_out.diff", "full difference of weights"),
         ] {
             assert_eq!(names.find(key), LoraKey::Other(kind), "{key}");
@@ -156,7 +164,6 @@ mod tests {
         for key in [
             "proj_in.lora_A.weight",
             "proj_out.weight",
-            "proj_out.lora_A.bias",
             "proj_out.lora_A",
             "lora_te_text_model_encoder_layers_0.lora_down.weight",
             "proj_out",

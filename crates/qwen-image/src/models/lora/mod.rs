@@ -6,6 +6,7 @@
 
 mod error;
 mod file;
+mod fits;
 mod keys;
 mod overlays;
 mod scale;
@@ -19,6 +20,7 @@ pub use self::{
     keys::Modules,
     overlays::{AppliedLora, Overlays},
 };
+pub(super) use self::{fits::fits, keys::is_of_adapter};
 
 /// A LoRA that was read, and its strength.
 #[derive(Debug, Clone)]

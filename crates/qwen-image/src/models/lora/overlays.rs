@@ -204,16 +204,42 @@ fn layer(
         key_of(LoraPart::Up, "`lora_B` or `lora_up` matrix")?,
     );
     let shape = |key: &str| file.entries().get(key).map(|entry| entry.shape.clone()).unwrap_or_default();
+    let refuse = |key: &str, reason: String| LoraError::InvalidTensor { path: path(), key: key.to_owned(), reason };
+    for key in [&down, &up] {
+        let shape = shape(key);
+        if let [rows, width, rest @ ..] = shape.as_slice()
+            && !rest.is_empty()
+        {
+            let reason = if rest.iter().all(|size| *size == 1) {
+                format!("has shape {shape:?}, as for a convolution; give the layer's matrix as [{rows}, {width}]")
+            } else {
+                format!("has shape {shape:?}; a layer of this transformer has a matrix")
+            };
+            return Err(refuse(key, reason));
+        }
+        if shape.contains(&0) {
+            return Err(refuse(key, format!("has shape {shape:?}, which is of rank 0; the LoRA has nothing to add")));
+        }
+    }
     let misfit = |key: String, expected: String| Ok(Err(ShapeMismatch { found: shape(&key), key, expected }));
     let rank = match shape(&down)[..] {
-        [rank, width] if rank > 0 && width == inputs => rank,
+        [rank, width] if width == inputs => rank,
         _ => return misfit(down, format!("[rank, {inputs}]")),
     };
-    if shape(&up) != [outputs, rank] {
-        return misfit(up, format!("[{outputs}, {rank}]"));
+    match shape(&up)[..] {
+        [height, other] if height == outputs && other == rank => {}
+        [height, other] if height == outputs => {
+            let reason =
+                format!("has shape [{height}, {other}], so rank {other}, but `{down}` of this layer has rank {rank}");
+            return Err(refuse(&up, format!("{reason}; the file is damaged")));
+        }
+        _ => return misfit(up, format!("[{outputs}, {rank}]")),
     }
     let scale = match parts.get(&LoraPart::Alpha) {
-        None => file.scale.factor(module, rank),
+        None => {
+            file.scale.check_rank(module, rank).map_err(|reason| refuse(&down, reason))?;
+            file.scale.factor(module, rank)
+        }
         Some(key) => alpha(file, key)? / rank as f64,
     };
     Ok(Ok(LoraLayer { down, up, rank, scale }))

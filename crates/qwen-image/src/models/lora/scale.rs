@@ -9,6 +9,8 @@ use serde_json::{Map, Value};
 pub struct Scale {
     alpha: Option<f64>,
     alpha_pattern: BTreeMap<String, f64>,
+    rank: Option<usize>,
+    rank_pattern: BTreeMap<String, usize>,
     /// Divide by the rank's square root.
     rslora: bool,
 }
@@ -32,13 +34,29 @@ impl Scale {
         Ok(Self::default())
     }
 
+    /// Compares the rank that they give with that of a layer's matrices: a file that was resized afterwards would be
+    /// applied at another strength.
+    ///
+    /// # Errors
+    /// A text with both.
+    pub fn check_rank(&self, module: &str, rank: usize) -> Result<(), String> {
+        // PEFT reads patterns as regular expressions; what is more than a name may mean any layer.
+        let is_name = |pattern: &String| pattern.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+        if !self.rank_pattern.keys().all(is_name) {
+            return Ok(());
+        }
+        match of_pattern(&self.rank_pattern, module).copied().or(self.rank) {
+            Some(given) if given != rank => Err(format!(
+                "has rank {rank}, but the LoRA's configuration gives rank {given} (`r`), with which its scale is \
+                 computed; make the two the same"
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// The factor of a layer's change, for the matrices' rank.
     pub fn factor(&self, module: &str, rank: usize) -> f64 {
-        // PEFT's patterns match a name or the end of one.
-        let own = self.alpha_pattern.iter().find(|(pattern, _)| {
-            module.strip_suffix(pattern.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-        });
-        let Some(alpha) = own.map(|(_, alpha)| *alpha).or(self.alpha) else { return 1.0 };
+        let Some(alpha) = of_pattern(&self.alpha_pattern, module).copied().or(self.alpha) else { return 1.0 };
         alpha / if self.rslora { (rank as f64).sqrt() } else { rank as f64 }
     }
 
@@ -59,8 +77,25 @@ impl Scale {
         let alpha_pattern = pattern
             .map(|(module, value)| Ok((module.clone(), number("alpha_pattern", value)?)))
             .collect::<Result<_, String>>()?;
-        Ok(Self { alpha, alpha_pattern, rslora: truth("use_rslora") })
+        let whole = |name: &str, value: &Value| match value.as_u64() {
+            Some(number) => Ok(number as usize),
+            None => Err(format!("has {value} for `{name}`, which must be a whole number")),
+        };
+        let rank = field("r").map(|value| whole("r", value)).transpose()?;
+        let pattern = field("rank_pattern").and_then(Value::as_object).into_iter().flatten();
+        let rank_pattern = pattern
+            .map(|(module, value)| Ok((module.clone(), whole("rank_pattern", value)?)))
+            .collect::<Result<_, String>>()?;
+        Ok(Self { alpha, alpha_pattern, rank, rank_pattern, rslora: truth("use_rslora") })
     }
+}
+
+/// A layer's own value: PEFT's patterns match a name or the end of one.
+fn of_pattern<'a, T>(patterns: &'a BTreeMap<String, T>, module: &str) -> Option<&'a T> {
+    let mut matching = patterns.iter().filter(|(pattern, _)| {
+        module.strip_suffix(pattern.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    });
+    matching.next().map(|(_, value)| value)
 }
 
 #[cfg(test)]
@@ -86,6 +121,18 @@ mod tests {
         assert!((found.factor("transformer_blocks.1.attn.not_to_q", 8) - 0.5).abs() < 1e-12);
         let found = scale(&json!({ "lora_alpha": 8, "use_rslora": true })).unwrap();
         assert!((found.factor("proj_out", 16) - 2.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_rank_that_is_not_the_matrices_is_refused_with_both() {
+        let found = scale(&json!({ "transformer.r": 8, "transformer.rank_pattern": { "attn.to_q": 4 } })).unwrap();
+        assert_eq!(found.check_rank("proj_out", 8), Ok(()));
+        assert_eq!(found.check_rank("transformer_blocks.1.attn.to_q", 4), Ok(()));
+        let error = found.check_rank("proj_out", 4).unwrap_err();
+        assert!(error.starts_with("has rank 4, but the LoRA's configuration gives rank 8"), "{error}");
+        let patterns = scale(&json!({ "r": 8, "rank_pattern": { ".*to_q": 4 } })).unwrap();
+        assert_eq!(patterns.check_rank("proj_out", 4), Ok(()));
+        assert_eq!(scale(&json!({ "lora_alpha": 8 })).unwrap().check_rank("proj_out", 4), Ok(()));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `transformer/config.json`.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use serde::Deserialize;
 
@@ -9,6 +9,7 @@ use crate::models::{
     lora::Modules,
     model_index::{self, check_class},
     read_json,
+    weight_files::StoredTensor,
 };
 
 /// Channels of the timestep's sinusoids.
@@ -110,6 +111,73 @@ impl TransformerConfig {
         add("norm_out.linear".to_owned(), 2 * dim, dim);
         add("proj_out".to_owned(), self.patch_channels(), dim);
         all
+    }
+
+    /// The shapes of all tensors, by their names.
+    pub fn tensors(&self) -> BTreeMap<String, Vec<usize>> {
+        let mut all = BTreeMap::new();
+        for (name, (outputs, inputs)) in self.linears() {
+            all.insert(format!("{name}.weight"), vec![outputs, inputs]);
+            all.insert(format!("{name}.bias"), vec![outputs]);
+        }
+        for block in 0..self.num_layers {
+            for norm in ["norm_q", "norm_k", "norm_added_q", "norm_added_k"] {
+                all.insert(format!("transformer_blocks.{block}.attn.{norm}.weight"), vec![self.attention_head_dim]);
+            }
+        }
+        all.insert("txt_norm.weight".to_owned(), vec![self.joint_attention_dim]);
+        if self.use_additional_t_cond {
+            all.insert("time_text_embed.addition_t_embedding.weight".to_owned(), vec![2, self.inner_dim()]);
+        }
+        all
+    }
+
+    /// Compares all tensors of a file or folder with the configuration, without reading them.
+    ///
+    /// # Errors
+    /// [`ModelError::WrongShape`], [`ModelError::MissingTensor`] or [`ModelError::UnexpectedTensor`].
+    pub fn check_tensors(&self, path: &Path, found: &BTreeMap<String, StoredTensor>) -> LoadResult<()> {
+        let needed = self.tensors();
+        let path = || path.to_owned();
+        // A matrix says more about another model than its bias.
+        let matrices_first =
+            [2, 1].into_iter().flat_map(|rank| needed.iter().filter(move |(_, shape)| shape.len() == rank));
+        let both = matrices_first.filter_map(|(name, shape)| Some((name, shape, &found.get(name)?.shape)));
+        if let Some((name, expected, found)) = both.into_iter().find(|(_, expected, found)| expected != found) {
+            let (found, expected) = (found.clone(), expected.clone());
+            return Err(ModelError::WrongShape { path: path(), name: name.clone(), found, expected });
+        }
+        if let Some(name) = needed.keys().find(|name| !found.contains_key(*name)) {
+            return Err(ModelError::MissingTensor { path: path(), name: name.clone() });
+        }
+        let mut more = found.keys().filter(|name| !needed.contains_key(*name));
+        match more.next() {
+            Some(name) => {
+                Err(ModelError::UnexpectedTensor { path: path(), name: name.clone(), count: more.count() + 1 })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The configuration that a file's tensors are of. What it does not show is as in the full models.
+    pub fn of_tensors(found: &BTreeMap<String, StoredTensor>) -> Self {
+        let size = |name: &str, dim: usize| found.get(name).and_then(|stored| stored.shape.get(dim)).copied();
+        let full = Self::default();
+        let head = size("transformer_blocks.0.attn.norm_q.weight", 0).filter(|size| *size > 0);
+        let attention_head_dim = head.unwrap_or(full.attention_head_dim);
+        let width = size("img_in.weight", 0).unwrap_or(full.inner_dim());
+        let block = |name: &String| name.strip_prefix("transformer_blocks.")?.split('.').next()?.parse::<usize>().ok();
+        let out_channels = size("proj_out.weight", 0).map(|size| size / (full.patch_size * full.patch_size));
+        Self {
+            in_channels: size("img_in.weight", 1).unwrap_or(full.in_channels),
+            out_channels: out_channels.or(full.out_channels),
+            num_layers: found.keys().filter_map(block).max().map_or(0, |last| last + 1).min(found.len()),
+            attention_head_dim,
+            num_attention_heads: width / attention_head_dim,
+            joint_attention_dim: size("txt_in.weight", 1).unwrap_or(full.joint_attention_dim),
+            use_additional_t_cond: found.contains_key("time_text_embed.addition_t_embedding.weight"),
+            ..full
+        }
     }
 
     pub fn check(&self, path: &Path) -> LoadResult<()> {

@@ -19,7 +19,7 @@ use self::{
     time::TimeEmbedding,
 };
 use super::{
-    BlockPlacement, Component, LoadContext, LoadResult, ModelError, OffloadGroups, Weights,
+    BlockPlacement, Component, LoadContext, LoadResult, ModelError, OffloadGroups, Remarks, WeightFiles, Weights,
     block_swap::BlockSwap,
     lora::{Modules, OverlayIdentity},
 };
@@ -132,7 +132,9 @@ impl Transformer {
     ) -> LoadResult<Self> {
         let config = TransformerConfig::read(folder)?;
         let w = Weights::open(folder, Component::Transformer, loading)?;
-        check_kind(&w, &config, loading.file.is_some())?;
+        if loading.file.is_some() {
+            check_kind(w.source(), w.contains(LAYERED_EMBEDDING), w.remarks(), &config)?;
+        }
         let resident = place.resident(config.num_layers);
         let overlays = loading.overlays.identity();
         let mut old = Reusable::of(old, &overlays, resident);
@@ -168,6 +170,17 @@ impl Transformer {
         w.finish()?;
         let streamed = (resident < blocks.len()).then(|| BlockSwap::new(sets, loading.device));
         Ok(Self { config, ends, blocks, resident, streamed, overlays })
+    }
+
+    /// Checks that a file has the tensors of the transformer in this folder, by its header.
+    ///
+    /// # Errors
+    /// [`ModelError`] with the first tensor that does not fit.
+    pub fn check_file(folder: &Path, file: &Path) -> LoadResult<()> {
+        let config = TransformerConfig::read(folder)?;
+        let files = WeightFiles::of_file(file, Component::Transformer)?;
+        check_kind(file, files.tensors.contains_key(LAYERED_EMBEDDING), &files.remarks, &config)?;
+        config.check_tensors(file, &files.tensors)
     }
 
     /// The layers of the transformer in this folder that LoRAs may change.
@@ -277,10 +290,12 @@ impl Transformer {
     }
 }
 
+/// What only Qwen-Image-Layered has.
+const LAYERED_EMBEDDING: &str = "time_text_embed.addition_t_embedding.weight";
+
 /// Refuses the file of another of the Qwen-Image models: the folder's configuration says how it would be used.
-fn check_kind(w: &Weights, config: &TransformerConfig, is_file: bool) -> LoadResult<()> {
-    let layered = w.contains("time_text_embed.addition_t_embedding.weight");
-    let reason = if !is_file || (layered == config.use_additional_t_cond && !w.remarks().zero_cond_t) {
+fn check_kind(path: &Path, layered: bool, remarks: &Remarks, config: &TransformerConfig) -> LoadResult<()> {
+    let reason = if layered == config.use_additional_t_cond && !remarks.zero_cond_t {
         return Ok(());
     } else if layered && !config.use_additional_t_cond {
         "is a transformer of Qwen-Image-Layered (it has `time_text_embed.addition_t_embedding.weight`), but the \
@@ -295,7 +310,7 @@ fn check_kind(w: &Weights, config: &TransformerConfig, is_file: bool) -> LoadRes
     } else {
         return Ok(());
     };
-    Err(ModelError::invalid(w.source(), reason))
+    Err(ModelError::invalid(path, reason))
 }
 
 impl OffloadGroups for Transformer {

@@ -3,6 +3,7 @@
 //! The files' own names and conventions end here: prefixes, markers, scales beside fp8 numbers, GGUF's types. A tensor
 //! is read by its position, so that nothing else is read.
 
+mod blocks;
 mod gguf;
 mod names;
 mod safetensors;
@@ -196,6 +197,7 @@ impl WeightFiles {
             Form::Fp8(scales) => self.widen(&bytes, float8::table(float8::e4m3), stored, scales)?,
             Form::E5m2(scales) => self.widen(&bytes, float8::table(float8::e5m2), stored, scales)?,
             Form::Blocks(format) => {
+                self.check_blocks(&bytes, stored, *format)?;
                 let all: usize = stored.shape.iter().product();
                 let blocks = Tensor::from_slice(&bytes, bytes.len(), &Device::Cpu)?;
                 let matrix = QuantizedWeight::new(blocks, *format, (1, all))?.dequantize(DType::F32)?;
@@ -213,6 +215,10 @@ impl WeightFiles {
                 let bytes = self.bytes(&stored.place)?;
                 match &stored.form {
                     Form::Fp8(_) => Tensor::from_raw_buffer(&bytes, DType::F8E4M3, &stored.shape, device)?,
+                    Form::Blocks(format) => {
+                        self.check_blocks(&bytes, stored, *format)?;
+                        Tensor::from_raw_buffer(&bytes, DType::U8, &[bytes.len()], device)?
+                    }
                     _ => Tensor::from_raw_buffer(&bytes, DType::U8, &[bytes.len()], device)?,
                 }
             }
@@ -234,7 +240,33 @@ impl WeightFiles {
         let Some(place) = &scales.at else { return Ok(vec![1.0]) };
         let dtype = place.dtype.unwrap_or(DType::F32);
         let scales = Tensor::from_raw_buffer(&self.bytes(place)?, dtype, &place.shape, &Device::Cpu)?;
-        Ok(scales.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+        let scales: Vec<f32> = scales.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+        match scales.iter().find(|scale| !scale.is_finite() || **scale < 0.0) {
+            None => Ok(scales),
+            Some(scale) => {
+                let reason = format!(
+                    "the scale of tensor `{}` is {scale}, but must be a finite number from 0; the file is damaged",
+                    self.name_by_scale(place)
+                );
+                Err(ModelError::invalid(self.path(place), reason))
+            }
+        }
+    }
+
+    fn name_by_scale(&self, place: &TensorLocation) -> &str {
+        let mut named = self.tensors.iter().filter(|(_, stored)| match &stored.form {
+            Form::Fp8(scales) | Form::E5m2(scales) => scales.at.as_ref() == Some(place),
+            Form::Numbers(_) | Form::Blocks(_) => false,
+        });
+        named.next().map_or("", |(name, _)| name)
+    }
+
+    /// Refuses blocks whose scales are not numbers.
+    fn check_blocks(&self, bytes: &[u8], stored: &StoredTensor, format: GgmlDType) -> LoadResult<()> {
+        let Some(block) = blocks::not_finite(bytes, format) else { return Ok(()) };
+        let name = self.tensors.iter().find(|(_, other)| other.place == stored.place).map_or("", |(name, _)| name);
+        let reason = format!("tensor `{name}`: the scale of block {block} is not a number; the file is damaged");
+        Err(ModelError::invalid(self.path(&stored.place), reason))
     }
 
     fn widen(&self, bytes: &[u8], table: [f32; 256], stored: &StoredTensor, scales: &Scales) -> LoadResult<Tensor> {

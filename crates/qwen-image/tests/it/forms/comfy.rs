@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use qwen_image::models::{BlockPlacement, Component, Form, WeightFiles, text_encoder::TextEncoder};
+use qwen_image::models::{BlockPlacement, Component, Form, WeightFiles, check_file, text_encoder::TextEncoder};
 use qwen_image::nn::float8;
 use serde_json::{Value, json};
 
@@ -97,6 +97,22 @@ fn the_old_convention_with_everything_in_one_file() {
     check(&scaled, FP8);
     let files = WeightFiles::of_file(&scaled.path, Component::Transformer).unwrap();
     assert_eq!((files.remarks.prefix.as_str(), files.remarks.others), ("model.diffusion_model.", 2));
+}
+
+#[test]
+fn a_scale_that_is_no_number_or_negative_is_refused_with_its_tensor() {
+    let broken = "transformer_blocks.1.attn.to_k.weight";
+    for (scale, shown) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf"), (-0.5, "-0.5")] {
+        let file = file("", &json!({}), &[], |name, tensor| {
+            let given = if name == broken { scale } else { scale_of(tensor) };
+            vec![Entry::e4m3(name, tensor, scale_of(tensor)), scalar(format!("{}.weight_scale", layer(name)), given)]
+        });
+        let wanted = format!("the scale of tensor `{broken}` is {shown}, but must be a finite number");
+        let error = refusal("layered", &file.path);
+        assert!(error.contains(&wanted), "{error}");
+        let checked = check_file(&file.path).unwrap().refused.unwrap_or_default();
+        assert!(checked.starts_with(&wanted), "{checked}");
+    }
 }
 
 #[test]

@@ -231,7 +231,18 @@ fn a_lora_that_does_not_fit_is_refused_and_the_model_stays() {
             vec![(down.as_str(), &[2, 3072][..]), (&up, &[3072, 2])],
             "`transformer_blocks.0.attn.to_q.lora_A.weight` is [2, 3072], not [rank, 72]",
         ),
-        ("ranks", vec![(down.as_str(), &[2, 72][..]), (&up, &[72, 3])], "is [72, 3], not [72, 2]"),
+        (
+            "ranks",
+            vec![(down.as_str(), &[2, 72][..]), (&up, &[72, 3])],
+            "lora_B.weight`: has shape [72, 3], so rank 3, but `transformer_blocks.0",
+        ),
+        ("nothing", vec![(down.as_str(), &[0, 72][..]), (&up, &[72, 0])], "which is of rank 0"),
+        ("convolution", vec![(down.as_str(), &[2, 72, 1, 1][..]), (&up, &[72, 2, 1, 1])], "as [2, 72]"),
+        (
+            "biases",
+            vec![(down.as_str(), &[2, 72][..]), (&up, &[72, 2]), ("transformer_blocks.0.attn.to_q.lora_B.bias", &[72])],
+            "is part of a LoRA with biases",
+        ),
         ("half", vec![(down.as_str(), &[2, 72][..])], "has no `lora_B` or `lora_up` matrix"),
         ("twice", vec![(down.as_str(), &[2, 72][..]), (&far.replace(".59.", ".0."), &[2, 72])], "are the same matrix"),
         (

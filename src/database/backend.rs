@@ -363,11 +363,16 @@ in_either! {
     /// The number of ended jobs that may be deleted.
     async fn count_prunable(&self, rules: &PruneRules) -> Result<u64, JobError>;
 
-    /// Ended jobs that may be deleted, oldest first. Delete their objects, then [`JobStore::forget`] them.
+    /// Ended jobs that may be deleted, oldest first: [`JobStore::retire_results`], delete their objects, then
+    /// [`JobStore::prune`].
     async fn prunable(&self, rules: &PruneRules, after: Option<SweepCursor>) -> Result<PrunePage, JobError>;
 
     /// See [`JobStore::forget`].
     async fn delete_rows(&self, jobs: &[EndedJob]) -> Result<Forgotten, JobError>;
+
+    /// Before the objects of these jobs are deleted: from now on, no attempt takes one of their results. Returns those
+    /// that are still as they were read; the objects of others must stay.
+    async fn retire_results(&self, jobs: &[EndedJob]) -> Result<Vec<JobId>, JobError>;
 
     /// See [`JobStore::prune`].
     async fn prune_rows(&self, jobs: &[EndedJob], batch: Option<&BatchId>) -> Result<Forgotten, JobError>;

@@ -1,9 +1,14 @@
 //! Which ended jobs are deleted, and what they left in the store.
+//!
+//! A deletion takes three steps, so that the row names the remaining files until the last one is gone. First, the
+//! results are retired in the row ([`JobStore::retire_results`]), then the files are deleted, then the row. In between,
+//! the job may be retried. Its next attempt could find the result of an earlier one in the store and take it, while the
+//! deletion goes on. So an attempt leaves alone what is retired, and has an epoch that the deletion does not touch.
 
 use jiff::Timestamp;
 use tracing::warn;
 
-use super::{JobRow, JobStore, row_mapping::Columns, sweep::SweepCursor};
+use super::{ClaimId, JobRow, JobStore, row_mapping::Columns, sweep::SweepCursor};
 use crate::job::{BatchId, Epoch, FileEntry, JobError, JobId, JobRequest, JobState};
 
 /// Which ended jobs to delete.
@@ -32,6 +37,7 @@ pub struct Pruned {
     pub state: JobState,
     /// The last attempt; 0: no worker has ever had the job, so it has no objects.
     pub epoch: Epoch,
+    pub claim: Option<ClaimId>,
     pub finished_at: Option<Timestamp>,
     /// The root of its result; absent: the configured store, or no result.
     pub root: Option<String>,
@@ -46,6 +52,7 @@ pub struct Pruned {
 pub struct EndedJob {
     pub id: JobId,
     pub epoch: Epoch,
+    pub claim: Option<ClaimId>,
     /// Absent if it had not ended.
     pub finished_at: Option<Timestamp>,
 }
@@ -60,13 +67,13 @@ pub struct Forgotten {
 
 impl From<&JobRow> for EndedJob {
     fn from(row: &JobRow) -> Self {
-        Self { id: row.id(), epoch: row.epoch, finished_at: row.finished_at }
+        Self { id: row.id(), epoch: row.epoch, claim: row.claim, finished_at: row.finished_at }
     }
 }
 
 impl From<&Pruned> for EndedJob {
     fn from(job: &Pruned) -> Self {
-        Self { id: job.id, epoch: job.epoch, finished_at: job.finished_at }
+        Self { id: job.id, epoch: job.epoch, claim: job.claim, finished_at: job.finished_at }
     }
 }
 
@@ -101,7 +108,7 @@ impl JobStore {
 /// The columns of a [`Pruned`]. The request of a job without attempts is not needed.
 macro_rules! pruned_columns {
     () => {
-        "id, created_at, state, epoch, finished_at, result_root, CASE WHEN manifest IS NOT NULL THEN outputs END AS outputs, \
+        "id, created_at, state, epoch, claim, finished_at, result_root, CASE WHEN manifest IS NOT NULL THEN outputs END AS outputs, \
          CASE WHEN epoch > 0 THEN request END AS request"
     };
 }
@@ -128,6 +135,7 @@ fn pruned(row: &impl Columns) -> Result<Pruned, JobError> {
         id: row.word("id")?,
         state: row.word("state")?,
         epoch: Epoch(row.number("epoch")?),
+        claim: row.maybe_word("claim")?,
         finished_at: row.maybe_time("finished_at")?,
         root: row.maybe_text("result_root")?,
         prefix,

@@ -20,6 +20,8 @@ pub struct JobRow {
     pub epoch: Epoch,
     /// Of the last claim, at this epoch or an earlier one.
     pub claim: Option<ClaimId>,
+    /// Results of attempts up to this one are being deleted, or are gone, so that a later attempt does not take them.
+    pub retired: Epoch,
     pub progress: Option<Progress>,
     /// The error of the last attempt while the job may be retried, otherwise the reason why it failed.
     pub error: Option<ErrorRecord>,
@@ -252,6 +254,7 @@ mod tests {
             cancel_requested: false,
             local: false,
             reuse: false,
+            retired: Epoch(0),
             worker: Some("host:1:2".to_owned()),
             lease_until,
             available_at: now,

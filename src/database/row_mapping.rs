@@ -15,7 +15,7 @@ use crate::job::{Epoch, JobError, JobKind, JobRequest, TraceContext};
 /// newer version adds a column.
 macro_rules! job_columns {
     () => {
-        "id, request, batch, state, attempts, epoch, claim, worker, lease_until, available_at, cancel_requested, local, \
+        "id, request, batch, state, attempts, epoch, claim, retired_epoch, worker, lease_until, available_at, cancel_requested, local, \
          progress, error, manifest, result_root, outputs, caption, fidelity, content_key, reused_from, reuse, created_at, started_at, \
          updated_at, finished_at, traceparent, tracestate"
     };
@@ -133,6 +133,7 @@ pub(super) fn read_job(row: &impl Columns) -> Result<JobRow, JobError> {
         attempts: row.small("attempts")?,
         epoch: Epoch(row.number("epoch")?),
         claim: row.maybe_word("claim")?,
+        retired: Epoch(row.number("retired_epoch")?),
         progress: row.json("progress")?,
         error: row.json("error")?,
         cancel_requested: row.flag("cancel_requested")?,

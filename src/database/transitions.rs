@@ -150,6 +150,8 @@ pub(super) struct Transition {
 pub(super) struct Seen {
     pub state: JobState,
     pub fence: Fence,
+    /// A retry begins anew, at the same epoch.
+    pub attempts: u32,
     pub cancel_requested: bool,
     /// Set if the reason is the end of a lease: a heartbeat in between prevents the change.
     pub lease_until: Option<i64>,
@@ -254,6 +256,7 @@ impl Seen {
         Self {
             state: row.state,
             fence: row.fence(),
+            attempts: row.attempts,
             cancel_requested: row.cancel_requested,
             lease_until: row.lease_until.filter(|_| row.state == JobState::Running).map(|at| at.as_millisecond()),
         }

@@ -117,12 +117,16 @@ impl Store {
         }
     }
 
-    /// Deletes the objects of all attempts of a job but one, and returns their number. Objects that this job did not
-    /// write are left alone.
-    pub async fn delete_epochs(&self, job: JobId, keep: Option<Epoch>) -> Result<u64, JobError> {
+    /// Deletes the objects of some of a job's attempts, and returns their number. Objects that this job did not write
+    /// are left alone.
+    pub async fn delete_epochs(
+        &self,
+        job: JobId,
+        wanted: impl Fn(Epoch) -> bool + Send + 'static,
+    ) -> Result<u64, JobError> {
         match self {
-            Self::Folder(store) => store.delete_epochs(job, keep).await,
-            Self::S3(store) => store.delete_epochs(job, keep).await,
+            Self::Folder(store) => store.delete_epochs(job, wanted).await,
+            Self::S3(store) => store.delete_epochs(job, wanted).await,
         }
     }
 

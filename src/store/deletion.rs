@@ -114,7 +114,9 @@ impl Stores {
 async fn find_objects(job: &JobObjects, store: &Store) -> Result<FoundObjects, JobError> {
     match store {
         Store::Folder(folder) => {
-            Ok(FoundObjects { deleted: folder.delete_up_to(job.job, job.epoch).await?, ..FoundObjects::default() })
+            let last = job.epoch;
+            let deleted = folder.delete_epochs(job.job, move |epoch| epoch <= last).await?;
+            Ok(FoundObjects { deleted, ..FoundObjects::default() })
         }
         Store::S3(bucket) => {
             let keys = match known(job) {

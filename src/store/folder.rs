@@ -207,16 +207,14 @@ impl FolderStore {
         .await
     }
 
-    /// Deletes the files of all attempts of a job but one, and returns their number.
-    pub async fn delete_epochs(&self, job: JobId, keep: Option<Epoch>) -> Result<u64, JobError> {
+    /// Deletes the files of some of a job's attempts, and returns their number.
+    pub async fn delete_epochs(
+        &self,
+        job: JobId,
+        wanted: impl Fn(Epoch) -> bool + Send + 'static,
+    ) -> Result<u64, JobError> {
         let folder = self.root.join(job.to_string());
-        blocking(move || delete_epochs(&folder, |epoch| Some(epoch) != keep, keep.is_none())).await
-    }
-
-    /// Deletes the files of a job's attempts up to this one, and returns their number.
-    pub(super) async fn delete_up_to(&self, job: JobId, last: Epoch) -> Result<u64, JobError> {
-        let folder = self.root.join(job.to_string());
-        blocking(move || delete_epochs(&folder, |epoch| epoch <= last, true)).await
+        blocking(move || delete_epochs(&folder, wanted)).await
     }
 
     pub fn url(&self, key: &ObjectKey) -> String {
@@ -228,8 +226,8 @@ impl FolderStore {
     }
 }
 
-/// `whole`: also the folder itself, if nothing else is in it.
-fn delete_epochs(folder: &Path, wanted: impl Fn(Epoch) -> bool, whole: bool) -> Result<u64, JobError> {
+/// Also the folder itself, if nothing else is in it.
+fn delete_epochs(folder: &Path, wanted: impl Fn(Epoch) -> bool) -> Result<u64, JobError> {
     let failed = |error: std::io::Error| io_error(folder, "delete old attempts", error);
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
@@ -245,10 +243,8 @@ fn delete_epochs(folder: &Path, wanted: impl Fn(Epoch) -> bool, whole: bool) -> 
             fs::remove_dir_all(entry.path()).map_err(failed)?;
         }
     }
-    if whole {
-        // This fails if other files are left, so they stay.
-        fs::remove_dir(folder).ok();
-    }
+    // This fails if other files are left, so they stay.
+    fs::remove_dir(folder).ok();
     Ok(deleted)
 }
 

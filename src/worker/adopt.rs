@@ -5,8 +5,8 @@
 //! writing the row. In both cases the result is complete, because the manifest is written last, and it is not made
 //! again.
 //!
-//! The files of a job that was pruned with `--keep-files` and then submitted again are those of another row, and it
-//! runs.
+//! A result that is being deleted ([`JobRow::retired`]) is not taken. The files of a job that was pruned with
+//! `--keep-files` and then submitted again are those of another row, and it runs.
 
 use jiff::Timestamp;
 use tracing::{debug, warn};
@@ -38,7 +38,8 @@ pub(super) async fn find(results: &Results, row: &JobRow) -> Option<Known> {
 }
 
 async fn find_result(results: &Results, row: &JobRow) -> Result<Option<Known>, JobError> {
-    let Some(epoch) = results.store.latest_manifest(row.id()).await? else { return Ok(None) };
+    let latest = results.store.latest_manifest(row.id()).await?;
+    let Some(epoch) = latest.filter(|epoch| *epoch > row.retired) else { return Ok(None) };
     let key = ObjectKey::new(row.id(), epoch, MANIFEST)?;
     let manifest = ResultFiles::published(results.store.clone(), key.clone()).await?.manifest;
     if manifest.job != row.id() || manifest.request.fingerprint() != row.request.fingerprint() {

@@ -18,7 +18,7 @@ use crate::{
     database::{JobRow, Published},
     image,
     job::{
-        BoundingBox, FileEntry, JobError, LayerRole, Manifest, Placement, Stage, layer_number, usual_layer_name,
+        BoundingBox, Epoch, FileEntry, JobError, LayerRole, Manifest, Placement, Stage, layer_number, usual_layer_name,
         variant_file,
     },
     store::{MANIFEST, ObjectKey, Stored},
@@ -218,9 +218,12 @@ pub(super) async fn write_manifest(results: &Results, row: &JobRow, manifest: Ma
     })
 }
 
-/// Deletes what earlier attempts left next to the result. Failing to delete some is not an error.
-pub(super) async fn clear_up(worker: &Worker, row: &JobRow) {
-    let cleared = async { worker.results_of(row)?.store.delete_epochs(row.id(), Some(row.epoch)).await };
+/// Deletes what attempts up to the last one left next to the result, and nothing of another job that may have the id by
+/// now. Failing to delete some is not an error.
+pub(super) async fn clear_up(worker: &Worker, row: &JobRow, last: Epoch) {
+    let result = row.epoch;
+    let others = move |epoch| epoch != result && epoch <= last;
+    let cleared = async { worker.results_of(row)?.store.delete_epochs(row.id(), others).await };
     if let Err(error) = cleared.await {
         warn!(job = %row.id(), %error, "could not delete files of earlier attempts");
     }

@@ -195,13 +195,14 @@ async fn finish(
 ) -> Result<Verdict, JobError> {
     let settled = settle(worker, row, made, control).await?;
     worker.options.failpoint.at(Point::Committed, Some(row.id()));
+    let last = row.epoch;
     worker.wake.notify_one();
 
     match settled {
         Fenced::Held(row) => {
             metrics::settled(&row);
-            if row.state == JobState::Succeeded && row.epoch.0 > 1 {
-                publish::clear_up(worker, &row).await;
+            if row.state == JobState::Succeeded && last.0 > 1 {
+                publish::clear_up(worker, &row, last).await;
             }
             if row.state.is_terminal() {
                 delivery.ack().await;

@@ -45,8 +45,9 @@ pub async fn delete(submitter: &Submitter, args: DeleteArgs) -> Result<(), Failu
     let (mut ids, mut files) = (Vec::new(), 0);
     let (mut kept, mut changed) = (None, Vec::new());
     for row in &rows {
-        // Files first: if the process stops in between, the rows still name the remaining files.
-        if !args.keep_files {
+        let ended = EndedJob::from(row);
+        // Files before rows: if the process stops in between, the rows still name the remaining files.
+        if !args.keep_files && !submitter.jobs.retire_results(&[ended]).await?.is_empty() {
             let deletion = submitter.stores.delete_results(&[row.objects()]).await;
             files += deletion.files;
             if let Some(error) = deletion.failed.into_values().next() {
@@ -54,7 +55,7 @@ pub async fn delete(submitter: &Submitter, args: DeleteArgs) -> Result<(), Failu
                 continue;
             }
         }
-        if submitter.jobs.forget(&[EndedJob::from(row)]).await?.left > 0 {
+        if submitter.jobs.forget(&[ended]).await?.left > 0 {
             changed.push(row.id().to_string());
         } else {
             ids.push(row.id());

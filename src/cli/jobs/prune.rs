@@ -1,5 +1,7 @@
 //! `acetate jobs prune`: deletes old jobs and their files.
 
+use std::collections::HashSet;
+
 use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
@@ -11,7 +13,7 @@ use crate::{
     cli::{Failure, global::GlobalArgs, output},
     config::LoadedConfig,
     database::{EndedJob, PruneRules, Pruned},
-    job::{BatchId, JobError, JobObjects, JobState},
+    job::{BatchId, JobError, JobId, JobObjects, JobState},
     store::NamedUploads,
 };
 
@@ -140,8 +142,8 @@ async fn rules(submitter: &Submitter, args: &PruneArgs) -> Result<PruneRules, Fa
     Ok(PruneRules { before, states, batch: args.batch.clone(), limit: CHUNK })
 }
 
-/// Deletes the files first: if the process stops in between, the rows still name the remaining files. Returns false if
-/// no files could be deleted, so that there is no point in going on.
+/// Deletes the files before the rows: if the process stops in between, the rows still name the remaining files. Returns
+/// false if no files could be deleted, so that there is no point in going on.
 async fn step(
     submitter: &Submitter,
     jobs: &[Pruned],
@@ -151,7 +153,10 @@ async fn step(
     let mut possible = true;
     let mut ended: Vec<EndedJob> = jobs.iter().map(EndedJob::from).collect();
     if !args.keep_files {
-        let objects: Vec<_> = jobs.iter().filter(|job| job.epoch.0 > 0).map(objects).collect();
+        let with_files: Vec<&Pruned> = jobs.iter().filter(|job| job.epoch.0 > 0).collect();
+        let retired: Vec<EndedJob> = with_files.iter().copied().map(EndedJob::from).collect();
+        let retired: HashSet<JobId> = submitter.jobs.retire_results(&retired).await?.into_iter().collect();
+        let objects: Vec<_> = with_files.into_iter().filter(|job| retired.contains(&job.id)).map(objects).collect();
         let deletion = submitter.stores.delete_results(&objects).await;
         report.files += deletion.files;
         if let Some(error) = deletion.unchecked_reason

@@ -1,7 +1,7 @@
 //! Deletes old rows.
 
 use jiff::Timestamp;
-use sqlx::{Postgres, QueryBuilder};
+use sqlx::{Postgres, QueryBuilder, postgres::PgArguments, query::Query};
 
 use super::{actions::noted, open::PostgresJobStore};
 use crate::{
@@ -10,13 +10,29 @@ use crate::{
         retention::{prune_page, pruned_columns},
         row_mapping::Columns,
     },
-    job::{BatchId, JobError},
+    job::{BatchId, JobError, JobId},
 };
 
 /// The number of rows deleted by one statement.
 const CHUNK: usize = 1000;
 /// The number of requests read at a time.
 const REQUESTS: i64 = 1000;
+
+/// The parts of a `WITH` query that lock the ended jobs that are still as they were read ([`bind_as_read`]), in the
+/// order of sweeps, so that none of them waits for each other.
+macro_rules! as_read {
+    () => {
+        "seen AS (
+            SELECT * FROM UNNEST($1::TEXT[], $2::BIGINT[], $3::TEXT[], $4::BIGINT[])
+                AS seen (id, epoch, claim, finished_at)),
+         ended AS (
+            SELECT jobs.id FROM jobs JOIN seen ON seen.id = jobs.id
+             WHERE jobs.id = ANY($1) AND state || '' IN ('succeeded', 'failed', 'cancelled')
+               AND jobs.epoch = seen.epoch AND jobs.claim IS NOT DISTINCT FROM seen.claim
+               AND jobs.finished_at = seen.finished_at
+             ORDER BY created_at, jobs.id FOR UPDATE OF jobs)"
+    };
+}
 
 impl PostgresJobStore {
     pub async fn now(&self) -> Result<Timestamp, JobError> {
@@ -41,6 +57,22 @@ impl PostgresJobStore {
         prune_page(&self.all(query.build()).await?, rules.limit)
     }
 
+    pub async fn retire_results(&self, jobs: &[EndedJob]) -> Result<Vec<JobId>, JobError> {
+        let mut retired = Vec::with_capacity(jobs.len());
+        for chunk in jobs.chunks(CHUNK) {
+            let query = sqlx::query(concat!(
+                "WITH ",
+                as_read!(),
+                " UPDATE jobs SET retired_epoch = GREATEST(retired_epoch, epoch)
+                   WHERE id = ANY(ARRAY(SELECT id FROM ended)) RETURNING id"
+            ));
+            for row in self.all(bind_as_read(query, chunk)).await? {
+                retired.push(row.word("id")?);
+            }
+        }
+        Ok(retired)
+    }
+
     pub async fn delete_rows(&self, jobs: &[EndedJob]) -> Result<Forgotten, JobError> {
         let subject = |chunk: &[EndedJob]| match chunk {
             [job] => Subject::Job(job.id, None),
@@ -60,17 +92,11 @@ impl PostgresJobStore {
     ) -> Result<Forgotten, JobError> {
         let mut forgotten = Forgotten::default();
         for chunk in jobs.chunks(CHUNK) {
-            // Locked in the order of sweeps, so that none of them waits for each other. The last epoch is not always
-            // the row's: a result that was found in the store has an earlier one.
+            // The last epoch is not always the row's: a result that was found in the store has an earlier one.
             let query = sqlx::query(concat!(
-                "WITH seen AS (
-                    SELECT * FROM UNNEST($1::TEXT[], $3::BIGINT[], $4::BIGINT[]) AS seen (id, epoch, finished_at)),
-                 ended AS (
-                    SELECT jobs.id FROM jobs JOIN seen ON seen.id = jobs.id
-                     WHERE jobs.id = ANY($1) AND state || '' IN ('succeeded', 'failed', 'cancelled')
-                       AND jobs.epoch = seen.epoch AND jobs.finished_at = seen.finished_at
-                     ORDER BY created_at, jobs.id FOR UPDATE OF jobs),
-                 gone AS (DELETE FROM jobs WHERE id = ANY(ARRAY(SELECT id FROM ended)) RETURNING id, epoch),
+                "WITH ",
+                as_read!(),
+                ", gone AS (DELETE FROM jobs WHERE id = ANY(ARRAY(SELECT id FROM ended)) RETURNING id, epoch),
                  remembered AS (
                     INSERT INTO tombstones (id, deleted_at, epoch)
                     SELECT id, acetate_now(), GREATEST(epoch, (SELECT MAX(attempts.epoch) FROM attempts WHERE job = gone.id))
@@ -84,15 +110,12 @@ impl PostgresJobStore {
                              WHERE outbox.job = gone.id AND topic || '' = 'dispatch' FOR UPDATE) AS sent))),
                  given_up AS (
                     DELETE FROM webhooks USING gone WHERE webhooks.job = gone.id AND gave_up_at IS NOT NULL), ",
-                noted!("gone", "$2"),
+                noted!("gone", "$5"),
                 " SELECT (SELECT COUNT(*) FROM gone) AS deleted,
                          (SELECT COUNT(*) FROM jobs WHERE id = ANY($1)) - (SELECT COUNT(*) FROM gone) AS remaining"
-            ))
-            .bind(chunk.iter().map(|job| job.id.to_string()).collect::<Vec<_>>())
-            .bind(note(chunk))
-            .bind(chunk.iter().map(|job| job.epoch.0).collect::<Vec<_>>())
-            .bind(chunk.iter().map(|job| job.finished_at.map(Timestamp::as_millisecond)).collect::<Vec<_>>());
-            let row = self.one(query).await?.ok_or_else(|| JobError::database("it does not say what it deleted"))?;
+            ));
+            let row = self.one(bind_as_read(query, chunk).bind(note(chunk))).await?;
+            let row = row.ok_or_else(|| JobError::database("it does not say what it deleted"))?;
             forgotten += Forgotten { deleted: row.small("deleted")?, left: row.small("remaining")? };
         }
         self.signal.tell();
@@ -115,6 +138,14 @@ impl PostgresJobStore {
         let query = sqlx::query("DELETE FROM rejections WHERE received_at < $1").bind(before.as_millisecond());
         self.execute(query).await
     }
+}
+
+fn bind_as_read<'q>(query: Query<'q, Postgres, PgArguments>, jobs: &[EndedJob]) -> Query<'q, Postgres, PgArguments> {
+    query
+        .bind(jobs.iter().map(|job| job.id.to_string()).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|job| job.epoch.0).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|job| job.claim.map(|claim| claim.to_string())).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|job| job.finished_at.map(Timestamp::as_millisecond)).collect::<Vec<_>>())
 }
 
 fn chosen(query: &mut QueryBuilder<Postgres>, rules: &PruneRules) {

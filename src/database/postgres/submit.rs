@@ -202,6 +202,7 @@ fn fresh(request: &JobRequest, options: &SubmitOptions, created_at: Timestamp) -
         lease_until: None,
         available_at: created_at,
         trace: options.trace.clone(),
+        retired: Epoch(0),
         published: None,
         created_at,
         started_at: None,

@@ -1,14 +1,17 @@
 //! Cancels and requeues the jobs of a batch, some at a time.
 
-use sqlx::{Postgres, QueryBuilder};
+use std::collections::HashSet;
+
+use sqlx::{Postgres, QueryBuilder, postgres::PgRow};
 
 use super::{
     actions::{noted, noted_head, noted_tail},
     open::PostgresJobStore,
+    transition::ROUNDS,
 };
 use crate::{
     database::{
-        Action, CancelId, ErrorCount, JobRow, RetryRules, Subject, SweepCursor, Swept,
+        Action, CancelId, ErrorCount, RetryRules, Subject, SweepCursor, Swept,
         row_mapping::{Columns, job_columns, readable, to_json},
         transitions::Transition,
     },
@@ -32,11 +35,25 @@ impl PostgresJobStore {
         ));
         query.push_bind(batch.as_str());
         push_cursor(&mut query, after);
-        let rows = self.all(query.build()).await?;
+        let mut rows = self.all(query.build()).await?;
         let next = SweepCursor::after(&rows, CHUNK)?;
-        let Some(first) = rows.first() else { return Ok(Swept { jobs: Vec::new(), next }) };
-        let jobs = self.end_queued((batch, cancel), rows.iter().filter_map(readable), first.number("now")?).await?;
-        self.signal.tell();
+        let mut jobs = Vec::with_capacity(rows.len());
+        for _ in 0..ROUNDS {
+            let missed = self.end_queued((batch, cancel), &rows, &mut jobs).await?;
+            if missed.is_empty() {
+                break;
+            }
+            // Others have changed them since they were read.
+            let query = sqlx::query(concat!(
+                "SELECT ",
+                job_columns!(),
+                ", acetate_now() AS now FROM jobs WHERE id = ANY($1) AND state || '' = 'queued' ORDER BY created_at, id"
+            ));
+            rows = self.all(query.bind(missed)).await?;
+        }
+        if !jobs.is_empty() {
+            self.signal.tell();
+        }
         Ok(Swept { jobs, next })
     }
 
@@ -66,27 +83,35 @@ impl PostgresJobStore {
         self.one(query).await?.map_or(Ok(0), |row| row.small("jobs"))
     }
 
-    /// Cancels the rows that have not changed since they were read, and writes their messages.
+    /// Cancels the rows that have not changed since they were read, and writes their messages. Returns the ids of the
+    /// others.
     async fn end_queued(
         &self,
         (batch, cancel): (&BatchId, CancelId),
-        rows: impl Iterator<Item = JobRow>,
-        now: i64,
-    ) -> Result<Vec<JobId>, JobError> {
-        let (mut ids, mut epochs, mut payloads) = (Vec::new(), Vec::new(), Vec::<Option<String>>::new());
-        for row in rows {
+        rows: &[PgRow],
+        jobs: &mut Vec<JobId>,
+    ) -> Result<Vec<String>, JobError> {
+        let Some(first) = rows.first() else { return Ok(Vec::new()) };
+        let now = first.number("now")?;
+        let (mut ids, mut payloads) = (Vec::new(), Vec::<Option<String>>::new());
+        let (mut epochs, mut claims, mut attempts) = (Vec::new(), Vec::new(), Vec::new());
+        for row in rows.iter().filter_map(readable) {
             let transition = Transition::end(row, JobState::Cancelled, &JobError::Cancelled, now, self.mode)?;
             ids.push(transition.row.id().to_string());
             epochs.push(transition.seen.fence.epoch.0);
+            claims.push(transition.seen.fence.claim_text());
+            attempts.push(i64::from(transition.seen.attempts));
             payloads.push(transition.event);
         }
         let query = sqlx::query(concat!(
             "WITH held AS (
                 SELECT waiting.id, kind, priority, payload
-                  FROM UNNEST($1::TEXT[], $2::BIGINT[], $3::TEXT[]) AS turns (id, epoch, payload)
+                  FROM UNNEST($1::TEXT[], $2::BIGINT[], $3::TEXT[], $9::TEXT[], $10::BIGINT[])
+                    AS turns (id, epoch, payload, claim, attempts)
                  CROSS JOIN LATERAL (
                     SELECT jobs.id, kind, priority FROM jobs
                      WHERE jobs.id = turns.id AND jobs.epoch = turns.epoch AND state || '' = 'queued'
+                       AND jobs.claim IS NOT DISTINCT FROM turns.claim AND jobs.attempts = turns.attempts
                        FOR UPDATE) AS waiting),
              changed AS (
                 UPDATE jobs SET state = 'cancelled', error = $4, available_at = $5, updated_at = $5, finished_at = $5,
@@ -109,15 +134,22 @@ impl PostgresJobStore {
             noted!("changed", "$7"),
             " SELECT id FROM changed"
         ))
-        .bind(ids)
+        .bind(ids.clone())
         .bind(epochs)
         .bind(payloads)
         .bind(to_json(&ErrorRecord::from(&JobError::Cancelled))?)
         .bind(now)
         .bind(self.service())
         .bind(self.note(Action::Cancelled, Subject::Many(Some(batch))))
-        .bind(cancel.to_string());
-        self.all(query).await?.iter().map(|row| row.word("id")).collect()
+        .bind(cancel.to_string())
+        .bind(claims)
+        .bind(attempts);
+        let mut ended = HashSet::new();
+        for row in self.all(query).await? {
+            jobs.push(row.word("id")?);
+            ended.insert(row.text("id")?);
+        }
+        Ok(ids.into_iter().filter(|id| !ended.contains(id)).collect())
     }
 
     pub async fn retry_some(&self, rules: &RetryRules, after: Option<SweepCursor>) -> Result<Swept, JobError> {
@@ -176,7 +208,7 @@ impl PostgresJobStore {
         )
         .bind(batch.as_str());
         let count = |row: &_| {
-            let row: &sqlx::postgres::PgRow = row;
+            let row: &PgRow = row;
             Ok(ErrorCount { state: row.word("state")?, code: row.text("code")?, jobs: row.small("jobs")? })
         };
         self.all(query).await?.iter().map(count).collect()

@@ -187,7 +187,7 @@ impl PostgresJobStore {
                        available_at = $12, quiet_until = $12, cancel_requested = $13, worker = NULL,
                        lease_until = NULL, updated_at = $14, finished_at = $15
                  WHERE id = $1 AND epoch = $2 AND claim IS NOT DISTINCT FROM $28 AND state || '' = $3
-                   AND cancel_requested = $4
+                   AND cancel_requested = $4 AND attempts = $29
                    AND ($5::BIGINT IS NULL OR lease_until = $5)
              RETURNING id, kind, priority, tenant, batch, webhook, traceparent, tracestate),
              closed AS (
@@ -238,7 +238,8 @@ impl PostgresJobStore {
         .bind(result.and_then(|result| result.fidelity.as_ref()).map(to_json).transpose()?)
         .bind(result.and_then(|result| result.content_key.as_deref()))
         .bind(result.and_then(|result| result.reused_from).map(|job| job.to_string()))
-        .bind(seen.fence.claim_text());
+        .bind(seen.fence.claim_text())
+        .bind(i64::from(seen.attempts));
         let written = self.one(query).await?.is_some();
         if written {
             self.signal.tell();

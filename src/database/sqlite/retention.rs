@@ -1,7 +1,7 @@
 //! Deletes old rows.
 
 use jiff::Timestamp;
-use sqlx::{QueryBuilder, Sqlite};
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
 use super::{
     actions::write_note,
@@ -14,7 +14,7 @@ use crate::{
         retention::{prune_page, pruned_columns},
         row_mapping::{Columns, timestamp, to_json},
     },
-    job::{BatchId, JobError, JobState},
+    job::{BatchId, Epoch, JobError, JobId, JobState},
 };
 
 /// The number of rows deleted in one transaction.
@@ -46,6 +46,25 @@ impl SqliteJobStore {
         prune_page(&query.build().fetch_all(&self.readers).await.map_err(database)?, rules.limit)
     }
 
+    pub async fn retire_results(&self, jobs: &[EndedJob]) -> Result<Vec<JobId>, JobError> {
+        let mut retired = Vec::with_capacity(jobs.len());
+        for chunk in jobs.chunks(CHUNK) {
+            let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+            let (ids, _) = as_read(&mut tx, chunk).await?;
+            sqlx::query(
+                "UPDATE jobs SET retired_epoch = MAX(retired_epoch, epoch)
+                  WHERE id IN (SELECT value FROM json_each(?))",
+            )
+            .bind(to_json(&ids)?)
+            .execute(&mut *tx)
+            .await
+            .map_err(database)?;
+            tx.commit().await.map_err(database)?;
+            retired.extend(ids);
+        }
+        Ok(retired)
+    }
+
     pub async fn delete_rows(&self, jobs: &[EndedJob]) -> Result<Forgotten, JobError> {
         let subject = |chunk: &[EndedJob]| match chunk {
             [job] => Subject::Job(job.id, None),
@@ -67,20 +86,7 @@ impl SqliteJobStore {
         for chunk in jobs.chunks(CHUNK) {
             let note = note(chunk);
             let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
-            let (mut ids, mut left) = (Vec::new(), 0);
-            for job in chunk {
-                let row = sqlx::query("SELECT state, epoch, finished_at FROM jobs WHERE id = ?")
-                    .bind(job.id.to_string())
-                    .fetch_optional(&mut *tx)
-                    .await
-                    .map_err(database)?;
-                let Some(row) = row else { continue };
-                let as_read = row.number("epoch")? == job.epoch.0 && row.maybe_time("finished_at")? == job.finished_at;
-                match row.word::<JobState>("state")?.is_terminal() && as_read {
-                    true => ids.push(job.id),
-                    false => left += 1,
-                }
-            }
+            let (ids, left) = as_read(&mut tx, chunk).await?;
             let ids = to_json(&ids)?;
             // The last epoch is not always the row's: a result that was found in the store has an earlier one.
             sqlx::query(
@@ -146,6 +152,30 @@ impl SqliteJobStore {
             .map_err(database)?;
         Ok(gone.rows_affected())
     }
+}
+
+/// The jobs that are still as they were read, and the number of the others.
+async fn as_read(tx: &mut SqliteConnection, jobs: &[EndedJob]) -> Result<(Vec<JobId>, u64), JobError> {
+    let (mut ids, mut left) = (Vec::new(), 0);
+    for job in jobs {
+        let row = sqlx::query("SELECT id, state, epoch, claim, finished_at FROM jobs WHERE id = ?")
+            .bind(job.id.to_string())
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(database)?;
+        let Some(row) = row else { continue };
+        let found = EndedJob {
+            id: row.word("id")?,
+            epoch: Epoch(row.number("epoch")?),
+            claim: row.maybe_word("claim")?,
+            finished_at: row.maybe_time("finished_at")?,
+        };
+        match row.word::<JobState>("state")?.is_terminal() && found == *job {
+            true => ids.push(job.id),
+            false => left += 1,
+        }
+    }
+    Ok((ids, left))
 }
 
 fn chosen(query: &mut QueryBuilder<Sqlite>, rules: &PruneRules) {

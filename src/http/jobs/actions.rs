@@ -64,11 +64,14 @@ pub async fn delete(State(api): State<Api>, caller: Caller, Id(id): Id) -> Answe
     if !row.state.is_terminal() {
         return Err(ApiError::conflict(format!("job {id} is {}; cancel it first", row.state)));
     }
-    // Delete the files first: if the process stops in between, the rows still name the remaining files.
-    if let Some(error) = api.stores().delete_results(&[row.objects()]).await.failed.remove(&id) {
+    let ended = EndedJob::from(&row);
+    // The files before the row: if the process stops in between, the row still names the remaining files.
+    if !api.jobs().retire_results(&[ended]).await?.is_empty()
+        && let Some(error) = api.stores().delete_results(&[row.objects()]).await.failed.remove(&id)
+    {
         return Err(error.into());
     }
-    if api.jobs().forget(&[EndedJob::from(&row)]).await?.left > 0 {
+    if api.jobs().forget(&[ended]).await?.left > 0 {
         return Err(ApiError::conflict(format!("job {id} was retried meanwhile; look at it again")));
     }
     api.thumbnails.forget(id);

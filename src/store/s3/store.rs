@@ -137,9 +137,9 @@ impl S3Store {
         deleted.map_err(|failure| self.broken(&self.root, 0, failure))
     }
 
-    /// Deletes the objects of all attempts of a job but one, and returns their number.
-    pub async fn delete_epochs(&self, job: JobId, keep: Option<Epoch>) -> Result<u64, JobError> {
-        let keys = self.keys_of(job, |epoch| Some(epoch) != keep).await?;
+    /// Deletes the objects of some of a job's attempts, and returns their number.
+    pub async fn delete_epochs(&self, job: JobId, wanted: impl Fn(Epoch) -> bool) -> Result<u64, JobError> {
+        let keys = self.keys_of(job, wanted).await?;
         let deleted = delete_all(&self.client, &self.root.bucket, &keys).await;
         deleted.map_err(|failure| self.broken(&self.folder_of(job), 0, failure))?;
         Ok(keys.len() as u64)

@@ -16,6 +16,7 @@ mod dataset_parts;
 mod datasets;
 mod dead_letter_commands;
 mod dead_letters;
+mod deletions;
 mod fairness;
 mod job_names;
 mod leases;

@@ -10,6 +10,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::Notify,
     task::JoinHandle,
 };
 
@@ -34,6 +35,8 @@ pub enum Fault {
     Flip,
     /// The server executes the request, but its response is lost.
     LostReply,
+    /// The request waits until this is notified.
+    Hold(Arc<Notify>),
 }
 
 pub struct Proxy {
@@ -110,6 +113,10 @@ impl State {
             Some(Fault::Silent) => {
                 tokio::time::sleep(FOREVER).await;
                 Ok(())
+            }
+            Some(Fault::Hold(go_on)) => {
+                go_on.notified().await;
+                client.write_all(&self.forward(&head, &body).await?).await
             }
             Some(Fault::LostReply) => self.forward(&head, &body).await.map(drop),
             Some(Fault::CutHalf) => client.write_all(half(&self.forward(&head, &body).await?)).await,

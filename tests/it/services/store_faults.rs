@@ -141,9 +141,9 @@ async fn objects_that_cannot_be_deleted_are_not_taken_for_deleted() {
         "<DeleteResult><Error><Key>k</Key><Code>InternalError</Code><Message>later</Message></Error></DeleteResult>";
     setup.proxy.next("POST", Fault::Answer("200 OK", refused));
     let job = setup.key.as_str().split('/').next().unwrap().parse().unwrap();
-    let error = setup.store.delete_epochs(job, None).await.unwrap_err();
+    let error = setup.store.delete_epochs(job, |_| true).await.unwrap_err();
     assert!(error.class() == ErrorClass::Transient && error.to_string().contains("InternalError later"), "{error}");
-    assert_eq!(setup.store.delete_epochs(job, None).await.unwrap(), 1);
+    assert_eq!(setup.store.delete_epochs(job, |_| true).await.unwrap(), 1);
 }
 
 #[tokio::test]

@@ -150,6 +150,7 @@ async fn old_jobs_go_in_two_steps(database: Database) {
         root: Some("s3://out/scene/".to_owned()),
         prefix: "s3://out/scene/".to_owned(),
         epoch: acetate::job::Epoch(2),
+        claim: row(&job_store, ids[0]).await.claim,
         finished_at: row(&job_store, ids[0]).await.finished_at,
         files: Some(vec!["composite.png".to_owned()]),
     };

@@ -15,6 +15,7 @@ mod message;
 mod migrating;
 mod opening;
 mod outbox;
+mod overtaken;
 mod poolers;
 pub mod servers;
 pub mod support;

@@ -72,6 +72,11 @@ impl Database {
         self.file.is_none()
     }
 
+    /// How to open the file of SQLite.
+    pub fn sqlite(&self) -> sqlx::sqlite::SqliteConnectOptions {
+        sqlx::sqlite::SqliteConnectOptions::new().filename(self.file.as_ref().unwrap())
+    }
+
     /// Changes the tables directly, in ways that acetate never does.
     pub async fn sql(&self, sql: &str) {
         let sql = sqlx::AssertSqlSafe(sql.to_owned());
@@ -218,7 +223,9 @@ pub async fn as_read(job_store: &JobStore, ids: &[JobId]) -> Vec<EndedJob> {
     let mut jobs = Vec::new();
     for &id in ids {
         let row = job_store.get(id).await.unwrap();
-        jobs.push(row.map_or(EndedJob { id, epoch: Epoch(0), finished_at: None }, |row| EndedJob::from(&row)));
+        jobs.push(
+            row.map_or(EndedJob { id, epoch: Epoch(0), claim: None, finished_at: None }, |row| EndedJob::from(&row)),
+        );
     }
     jobs
 }

@@ -17,7 +17,7 @@ use crate::{
     config::{LoadedConfig, Traces, parse_bytes},
     database::{DatabaseUrl, Inspected, JobStore},
     job::JobError,
-    queue::{EVENTS, MissingRights, Queue},
+    queue::{EVENTS, MissingRights, Queue, queue_of},
     store::{Store, Trust},
 };
 
@@ -204,6 +204,14 @@ async fn rows(jobs: &JobStore) -> Result<(CheckState, String), JobError> {
             output::count(refused, "event")
         ));
     }
+    for (kind, refused) in jobs.refused_jobs().await? {
+        remarks.push_str(&format!(
+            "; {} not dispatched, because RabbitMQ refuses their messages: is the queue {} full? rabbitmqctl list_queues \
+             name messages policy",
+            output::count(refused, &format!("{kind} job")),
+            queue_of(kind)
+        ));
+    }
     for pause in jobs.pauses().await? {
         let why = pause.reason.unwrap_or_else(|| "acetate queue status".to_owned());
         remarks.push_str(&format!("; paused: {} ({why})", pause.scope));
@@ -239,14 +247,21 @@ async fn queue(loaded: &LoadedConfig) -> Check {
         }
         // A broker that is short of memory or disk answers, and accepts nothing.
         queue.accepts().await?;
-        let text = format!("{}: exchanges and queues exist, messages are accepted", rabbit.place());
-        Ok(match rights {
-            None => (CheckState::Ok, text),
-            Some(MissingRights { useful, command, .. }) => {
-                let may_not = useful.join(", nor ");
-                (CheckState::Warning, format!("{text}; the user may not {may_not}; to allow it: {command}"))
-            }
-        })
+        let mut text = format!("{}: exchanges and queues exist, messages are accepted", rabbit.place());
+        let mut state = CheckState::Ok;
+        if let Some(MissingRights { useful, command, .. }) = rights {
+            state = CheckState::Warning;
+            let may_not = useful.join(", nor ");
+            text.push_str(&format!("; the user may not {may_not}; to allow it: {command}"));
+        }
+        let (remarks, unknown) = app::queue_policies(&loaded.config, rabbit).await?;
+        if !remarks.is_empty() {
+            state = CheckState::Warning;
+        }
+        for remark in remarks.into_iter().chain(unknown) {
+            text.push_str(&format!("; {remark}"));
+        }
+        Ok((state, text))
     };
     from_found("queue", asked.await)
 }

@@ -268,6 +268,9 @@ in_either! {
     /// job.
     async fn reject(&self, id: JobId, raw: &str, error: &ErrorRecord) -> Result<bool, JobError>;
 
+    /// Whether [`JobStore::reject`] stores a message with this id: no job has it, and none had it lately.
+    async fn may_reject(&self, id: JobId) -> Result<bool, JobError>;
+
     /// The refused message with this id.
     async fn rejection(&self, id: JobId) -> Result<Option<Rejection>, JobError>;
 
@@ -367,12 +370,12 @@ in_either! {
     /// [`JobStore::prune`].
     async fn prunable(&self, rules: &PruneRules, after: Option<SweepCursor>) -> Result<PrunePage, JobError>;
 
-    /// See [`JobStore::forget`].
-    async fn delete_rows(&self, jobs: &[EndedJob]) -> Result<Forgotten, JobError>;
-
     /// Before the objects of these jobs are deleted: from now on, no attempt takes one of their results. Returns those
     /// that are still as they were read; the objects of others must stay.
     async fn retire_results(&self, jobs: &[EndedJob]) -> Result<Vec<JobId>, JobError>;
+
+    /// See [`JobStore::forget`].
+    async fn delete_rows(&self, jobs: &[EndedJob]) -> Result<Forgotten, JobError>;
 
     /// See [`JobStore::prune`].
     async fn prune_rows(&self, jobs: &[EndedJob], batch: Option<&BatchId>) -> Result<Forgotten, JobError>;
@@ -405,11 +408,14 @@ in_either! {
     /// Makes messages that could not be sent due again after `delay`.
     async fn outbox_release(&self, ids: &[OutboxId], delay: Duration) -> Result<(), JobError>;
 
-    /// Makes events that a queue refused due again after a pause, or gives them up. Dispatches are never given up.
+    /// Makes messages that a queue refused due again after a pause, or gives events up. Dispatches are never given up.
     async fn outbox_refused(&self, ids: &[OutboxId], again: Option<Duration>) -> Result<(), JobError>;
 
     /// The number of events that wait because a queue refused them.
     async fn refused_events(&self) -> Result<u64, JobError>;
+
+    /// How many jobs of each kind wait because RabbitMQ refused their messages.
+    async fn refused_jobs(&self) -> Result<Vec<(JobKind, u64)>, JobError>;
 
     /// Sends another message for jobs that seem lost: running jobs whose lease has ended, and queued ones that no
     /// worker has claimed within `grace` after their message was sent. The time until the next repetition doubles, so

@@ -31,7 +31,7 @@ pub struct OutboxRow {
     pub trace: Option<TraceContext>,
     /// Of an event: the span of the last attempt.
     pub attempt: Option<TraceContext>,
-    /// How often a queue has refused it; only of an event.
+    /// How often a queue has refused it.
     pub refusals: u32,
     pub available_at: Timestamp,
     pub created_at: Timestamp,

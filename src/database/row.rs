@@ -218,6 +218,11 @@ pub struct Rejection {
 impl Rejection {
     pub(super) const LONGEST_BODY: usize = 64 * 1024;
 
+    /// Whether it is the one of this message.
+    pub fn is_of(&self, raw: &str, error: &ErrorRecord) -> bool {
+        self.error == *error && self.body == Self::body_of(raw)
+    }
+
     /// The stored part of a message. A text column cannot contain a zero byte.
     pub(super) fn body_of(raw: &str) -> String {
         let end = raw.floor_char_boundary(Self::LONGEST_BODY);
@@ -249,12 +254,12 @@ mod tests {
             attempts: 1,
             epoch: Epoch(1),
             claim: None,
+            retired: Epoch(0),
             progress: None,
             error: None,
             cancel_requested: false,
             local: false,
             reuse: false,
-            retired: Epoch(0),
             worker: Some("host:1:2".to_owned()),
             lease_until,
             available_at: now,

@@ -1,6 +1,8 @@
 //! Requests to addresses from clients: pictures from the web, and webhooks. The rules for allowed addresses are here,
-//! for both. And requests to the collector of traces, which the owner names.
+//! for both. And requests to servers that the owner names: the collector of traces, and the broker's
+//! management API.
 
+mod management_client;
 mod otlp_client;
 mod public_ip;
 mod retry_after;
@@ -11,6 +13,7 @@ mod web_address;
 mod web_client;
 mod webhook_client;
 
+pub use management_client::{ManagementAnswer, ManagementClient};
 pub use otlp_client::OtlpClient;
 pub use public_ip::is_public;
 pub use retry_after::HostPauses;

@@ -9,7 +9,11 @@ use axum::{
 };
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
-use crate::{database::JobStore, queue::Health};
+use crate::{
+    database::JobStore,
+    job::JobKind,
+    queue::{DEAD_LETTERS, Health, queue_of},
+};
 
 /// Describes the metrics; call it once, after the recorder has started.
 pub fn describe() {
@@ -42,6 +46,9 @@ pub fn database(jobs: &JobStore) {
 pub fn queue(health: &Health) {
     gauge!("acetate_queue_blocked").set(if health.blocked.is_some() { 1.0 } else { 0.0 });
     gauge!("acetate_queue_refused").set(if health.refused.is_some() { 1.0 } else { 0.0 });
+    for queue in JobKind::ALL.map(queue_of).into_iter().chain([DEAD_LETTERS]) {
+        gauge!("acetate_queue_full", "queue" => queue).set(if health.full.contains_key(queue) { 1.0 } else { 0.0 });
+    }
 }
 
 /// Counts by route, not by path, because paths contain ids.

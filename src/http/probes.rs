@@ -149,9 +149,15 @@ pub async fn readyz(State(probes): State<Probes>) -> Response {
     // A process that only accepts jobs can do so while nothing can be sent.
     let ready =
         checks.iter().all(|(name, result)| result.is_ok() || matches!(*name, "queue" | "store") && !probes.works);
+    let full: Vec<_> = health.full.into_values().collect();
+    let says = |name: &str| match name {
+        // Those that have room, and everything else, go on.
+        "queue" if !full.is_empty() => Value::from(format!("full: {}", full.join("; "))),
+        _ => Value::from("ok"),
+    };
     let shown: serde_json::Map<String, Value> = checks
         .into_iter()
-        .map(|(name, result)| (name.to_owned(), result.map_or_else(Value::from, |()| Value::from("ok"))))
+        .map(|(name, result)| (name.to_owned(), result.map_or_else(Value::from, |()| says(name))))
         .collect();
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(json!({ "ready": ready, "checks": shown }))).into_response()

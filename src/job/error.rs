@@ -277,10 +277,24 @@ pub struct ErrorRecord {
 }
 
 impl ErrorRecord {
+    /// The longest message that is kept of an error about a text that someone else wrote, in bytes.
+    const LONGEST: usize = 2000;
+
     /// Whether the request or one of its pictures is wrong, so that the same request always fails.
     pub fn is_about_the_request(&self) -> bool {
         let codes = ["invalid_request", "invalid_image", "image_too_large", "input_not_found", "input_forbidden"];
         codes.contains(&self.code.as_str())
+    }
+
+    /// Without the middle of a long message: it may repeat what was sent, and ends with what is valid.
+    pub fn shortened(mut self) -> Self {
+        if self.message.len() > Self::LONGEST {
+            let half = Self::LONGEST / 2;
+            let (start, end) =
+                (self.message.floor_char_boundary(half), self.message.ceil_char_boundary(self.message.len() - half));
+            self.message = format!("{} ... {}", &self.message[..start], &self.message[end..]);
+        }
+        self
     }
 }
 

@@ -22,6 +22,7 @@ const AGAIN: Duration = Duration::from_secs(60);
 /// A message that must be finished with one of the methods below; if it is dropped without one (a panic, a cancelled
 /// task), it goes back to the queue.
 #[derive(Debug)]
+#[must_use = "it goes back to the queue when it is dropped"]
 pub struct Delivery {
     pub content: Content,
     /// Whether it was delivered before, to this or another worker; the job's row has the outcome.
@@ -122,16 +123,18 @@ impl Delivery {
         }
     }
 
-    /// Dead-letters the message with the reason. On an error it could not be dead-lettered, and is redelivered.
-    pub async fn dead_letter(self, reason: &ErrorRecord) -> Result<(), JobError> {
-        match self.origin {
+    /// Dead-letters the message with the reason. Once that is confirmed, it returns the message, which still has to be
+    /// acknowledged. On an error it could not be dead-lettered, and comes again later.
+    pub async fn dead_letter(self, reason: &ErrorRecord) -> Result<Self, JobError> {
+        let Self { origin, .. } = self;
+        let origin = match origin {
             DeliveryOrigin::Embedded(taken) => {
                 warn!(job = %taken.job, code = reason.code, reason = reason.message, "a delivery was dropped");
-                taken.done();
-                Ok(())
+                DeliveryOrigin::Embedded(taken)
             }
-            DeliveryOrigin::Rabbit(handle) => handle.dead_letter(reason).await,
-        }
+            DeliveryOrigin::Rabbit(handle) => DeliveryOrigin::Rabbit(Box::new(handle.dead_letter(reason).await?)),
+        };
+        Ok(Self { origin, ..self })
     }
 
     /// Schedules redelivery at `at`. With RabbitMQ, this acknowledges the message: the job's row was requeued together
@@ -146,7 +149,12 @@ impl Delivery {
         }
     }
 
-    /// How long ago a worker first left it to newer ones with [`Delivery::leave`].
+    /// Whether a worker had it before.
+    pub fn has_come_before(&self) -> bool {
+        self.redelivered || self.left_for().is_some()
+    }
+
+    /// How long ago a worker first left it to others with [`Delivery::leave`], or could not dead-letter it.
     pub fn left_for(&self) -> Option<Duration> {
         match &self.origin {
             DeliveryOrigin::Embedded(_) => None,

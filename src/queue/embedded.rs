@@ -5,7 +5,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashSet, VecDeque},
+    collections::{BTreeMap, BinaryHeap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -132,7 +132,15 @@ impl EmbeddedQueue {
     pub(super) fn health(&self) -> Health {
         let open = !self.lock().closed;
         let since = self.shared.since;
-        Health { connected: open, consuming: open, since, last_error: None, blocked: None, refused: None }
+        Health {
+            connected: open,
+            consuming: open,
+            since,
+            last_error: None,
+            blocked: None,
+            refused: None,
+            full: BTreeMap::new(),
+        }
     }
 
     /// No code under the lock can leave it inconsistent, so a panic elsewhere does not matter here.

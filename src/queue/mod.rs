@@ -17,7 +17,7 @@ mod newer;
 mod rabbit;
 mod reply;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 
@@ -30,7 +30,8 @@ pub use embedded::EmbeddedQueue;
 pub use events::{Event, EventStream};
 pub use message::{Content, MAX_KEPT_BYTES};
 pub use rabbit::{
-    DEAD_EXCHANGE, DEAD_LETTERS, EVENTS, JOBS, MissingRights, RabbitOptions, RabbitQueue, TlsFiles, queue_of,
+    DEAD_EXCHANGE, DEAD_LETTERS, EVENTS, JOBS, ManagementApi, MissingRights, RabbitOptions, RabbitQueue, TlsFiles,
+    policy_remarks, queue_of,
 };
 
 pub use reply::{Reply, ReplyTo};
@@ -77,6 +78,9 @@ pub struct Health {
     /// Why the broker refuses what this process publishes: an exchange or a binding is gone, or the user may not write.
     /// Absent again once it takes a message, or when nothing was refused for a minute.
     pub refused: Option<String>,
+    /// The queues of acetate that are full, and what to do. Jobs wait in the database, and invalid messages beside
+    /// their queue, until there is room; everything else goes on.
+    pub full: BTreeMap<&'static str, String>,
 }
 
 impl Queue {

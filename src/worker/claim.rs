@@ -44,11 +44,10 @@ pub(super) async fn accept(worker: &Worker, delivery: &Delivery, control: &JobCo
             let message = Some(BrokerRequest { request, is_dispatch, options, trace, sender });
             let accepted = with_deadline("the claim", limit, control, || claim(worker, request.id, message)).await?;
             match &accepted {
-                Accepted::Refused(reason) => tell_sender(worker, delivery, request.id, reason).await,
                 Accepted::Row(_) | Accepted::Not(_) | Accepted::Left { .. } => {
                     with_deadline("the reply address", limit, control, || replies::remember(worker, delivery)).await?;
                 }
-                Accepted::Stale(_) => {}
+                Accepted::Refused(_) | Accepted::Stale(_) => {}
             }
             Ok(accepted)
         }
@@ -59,17 +58,20 @@ pub(super) async fn accept(worker: &Worker, delivery: &Delivery, control: &JobCo
             Ok(Accepted::Left { id: *id, error: error.clone() })
         }
         Content::Newer { id, error, body } | Content::Unreadable { id, error, body } => {
-            let reason = ErrorRecord::from(error);
+            let reason = ErrorRecord::from(error).shortened();
             if let Some(at) = deleted(worker, id.filter(|_| delivery.is_dispatch), control).await? {
                 return Ok(Accepted::Stale(Stale::Deleted(at)));
             }
             // The job of a dispatch was accepted, and its row says how it is.
             if let Some(id) = id.filter(|_| !delivery.is_dispatch) {
                 let raw = String::from_utf8_lossy(body);
-                let kept = || worker.jobs.reject(id, &raw, &reason);
-                match with_deadline("the rejection", limit, control, kept).await {
-                    Ok(true) => tell_refused(worker, delivery, id, &reason).await?,
-                    Ok(false) => {}
+                if with_deadline("the rejection", limit, control, || is_news(worker, delivery, id, &raw, &reason))
+                    .await?
+                {
+                    tell_refused(worker, delivery, id, &reason).await?;
+                }
+                match with_deadline("the rejection", limit, control, || worker.jobs.reject(id, &raw, &reason)).await {
+                    Ok(_) => {}
                     // The database cannot store the message. It is dead-lettered all the same.
                     Err(error) if error.class() == ErrorClass::Invalid => {
                         warn!(%error, "a refused message was not kept");
@@ -88,8 +90,25 @@ async fn deleted(worker: &Worker, id: Option<JobId>, control: &JobControl) -> Re
     with_deadline("the claim", worker.options.database_retry, control, || worker.jobs.deleted_at(id)).await
 }
 
+/// Whether listeners are told of a refused message. It comes again and again while the queue of dead letters is full.
+async fn is_news(
+    worker: &Worker,
+    delivery: &Delivery,
+    id: JobId,
+    raw: &str,
+    reason: &ErrorRecord,
+) -> Result<bool, JobError> {
+    if delivery.has_come_before()
+        && let Some(known) = worker.jobs.rejection(id).await?
+        && known.is_of(raw, reason)
+    {
+        return Ok(false);
+    }
+    worker.jobs.may_reject(id).await
+}
+
 /// Publishes `job.failed` for an invalid message, because its sender may wait for the end. This happens before the
-/// message is dead-lettered, so that a failed event is published when the message is redelivered.
+/// message is recorded and dead-lettered, so that a failed event is published when the message is redelivered.
 async fn tell_refused(worker: &Worker, delivery: &Delivery, id: JobId, reason: &ErrorRecord) -> Result<(), JobError> {
     let Some(kind) = delivery.kind() else { return Ok(()) };
     let body = JobEvent::refused(id, kind, reason.clone()).to_json();
@@ -102,13 +121,14 @@ async fn tell_refused(worker: &Worker, delivery: &Delivery, id: JobId, reason: &
         }
         Err(error) => return Err(error),
     }
-    tell_sender(worker, delivery, id, reason).await;
     Ok(())
 }
 
 /// Answers a sender that asked for it that its message is refused.
-async fn tell_sender(worker: &Worker, delivery: &Delivery, id: JobId, reason: &ErrorRecord) {
-    if let (Some(to), Some(kind)) = (&delivery.reply_to, delivery.kind()) {
+pub(super) async fn tell_sender(worker: &Worker, delivery: &Delivery, reason: &ErrorRecord) {
+    if let (Some(to), Some(kind), Some(id)) = (&delivery.reply_to, delivery.kind(), delivery.job())
+        && !delivery.is_dispatch
+    {
         replies::now(worker, to, &JobEvent::refused(id, kind, reason.clone()), delivery.trace.as_ref()).await;
     }
 }
@@ -149,7 +169,9 @@ async fn claim(worker: &Worker, id: JobId, message: Option<BrokerRequest<'_>>) -
         match jobs.submit_message(request, &options).await {
             Ok(Admission::Job) => claim = worker.jobs.claim(id, &rules).await?,
             Ok(Admission::Deleted(at)) => return Ok(Accepted::Stale(Stale::Deleted(at))),
-            Err(error @ JobError::InvalidRequest { .. }) => return Ok(Accepted::Refused(ErrorRecord::from(&error))),
+            Err(error @ JobError::InvalidRequest { .. }) => {
+                return Ok(Accepted::Refused(ErrorRecord::from(&error).shortened()));
+            }
             Err(error) => return Err(error),
         }
     }

@@ -49,6 +49,7 @@ pub fn describe() {
         "acetate_queue_refused",
         "1 while RabbitMQ refuses what this process sends: a missing right, exchange or binding."
     );
+    describe_gauge!("acetate_queue_full", "1 while a queue of acetate takes no more messages, by queue.");
     describe_gauge!("acetate_deliveries_unacked", "Messages that this worker holds.");
     let _ = started();
 }

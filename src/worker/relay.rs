@@ -59,7 +59,7 @@ pub async fn relay(jobs: JobStore, queue: Queue, poll: Duration, wake: Arc<Notif
         let last = stop.is_cancelled();
         let pause = match publish_due(&jobs, &queue).await {
             Ok(Relayed { sent, refused_events, refused }) => {
-                pauses.reset();
+                let is_full = refused.is_some();
                 match refused {
                     Some(error) if said.is_none_or(|at| at.elapsed() >= SAY_EVERY) => {
                         said = Some(Instant::now());
@@ -68,11 +68,15 @@ pub async fn relay(jobs: JobStore, queue: Queue, poll: Duration, wake: Arc<Notif
                     Some(error) => debug!(%error, "jobs are still not sent"),
                     None => said = None,
                 }
+                if sent + refused_events > 0 || !is_full {
+                    pauses.reset();
+                }
                 // Refused jobs are due again soon; others need not wait for them.
                 if sent + refused_events > 0 && !last {
                     continue;
                 }
-                poll
+                // There is room again when a worker takes a job, which wakes this loop.
+                if is_full { pauses.next_pause() } else { poll }
             }
             Err(error) => {
                 warn!(%error, "could not send the outbox");
@@ -100,12 +104,18 @@ pub async fn publish_due(jobs: &JobStore, queue: &Queue) -> Result<Relayed, JobE
         publish(events, |rows, spans| queue.publish_events(rows.iter().zip(spans).map(event).collect())),
     );
     sent.done.extend(told.done);
-    // A refused dispatch is due again like one that was not sent.
-    sent.failed.extend(sent.refused.iter().map(|(row, _)| row.id));
     sent.failed.extend(told.failed);
-    debug!(published = sent.done.len(), failed = sent.failed.len(), refused_events = told.refused.len(), "outbox");
+    let refused: Vec<_> = sent.refused.iter().map(|(row, _)| row.id).collect();
+    debug!(
+        published = sent.done.len(),
+        failed = sent.failed.len(),
+        refused = refused.len(),
+        refused_events = told.refused.len(),
+        "outbox"
+    );
     jobs.outbox_done(&sent.done).await?;
     jobs.outbox_release(&sent.failed, RETRY).await?;
+    jobs.outbox_refused(&refused, Some(RETRY)).await?;
     postpone(jobs, &told.refused).await?;
     match told.error.or(sent.error) {
         Some(error) => Err(error),

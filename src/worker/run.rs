@@ -9,7 +9,7 @@ use super::{
     JobControl, ResultPlacement, StopReason, Worker, adopt,
     adopt::Known,
     backoff::{RetryDecision, next_step},
-    claim::{Accepted, Stale, accept},
+    claim::{Accepted, Stale, accept, tell_sender},
     execute::execute,
     failpoint::Point,
     inputs,
@@ -71,8 +71,10 @@ async fn in_order(worker: &Worker, delivery: Delivery, control: &JobControl) -> 
     let row = match accept(worker, &delivery, control).await? {
         Accepted::Row(row) => row,
         Accepted::Refused(reason) => {
-            delivery.dead_letter(&reason).await?;
+            let delivery = delivery.dead_letter(&reason).await?;
             metrics::dead_letter(&reason);
+            tell_sender(worker, &delivery, &reason).await;
+            delivery.ack().await;
             return Ok(Verdict::Refused(reason));
         }
         Accepted::Left { id, error } => {
@@ -193,9 +195,9 @@ async fn finish(
     made: Result<AttemptResult, JobError>,
     control: &JobControl,
 ) -> Result<Verdict, JobError> {
+    let last = row.epoch;
     let settled = settle(worker, row, made, control).await?;
     worker.options.failpoint.at(Point::Committed, Some(row.id()));
-    let last = row.epoch;
     worker.wake.notify_one();
 
     match settled {

@@ -29,6 +29,7 @@ METRICS = {
     "acetate_queue_connected": set(),
     "acetate_queue_blocked": set(),
     "acetate_queue_refused": set(),
+    "acetate_queue_full": {"queue"},
     "acetate_deliveries_unacked": set(),
     "acetate_dead_letters_total": {"code"},
     "acetate_http_requests_total": {"route", "method", "status"},

@@ -10,7 +10,7 @@ use crate::{
     database::{
         OutboxId, OutboxRow,
         dispatch::IN_BROKER,
-        row_mapping::{Columns, milliseconds, read_outbox},
+        row_mapping::{Columns, is_of_known_kind, milliseconds, read_outbox},
     },
     job::{JobError, JobKind},
 };
@@ -67,7 +67,8 @@ impl PostgresJobStore {
         }
         let query = sqlx::query(
             "WITH told AS (DELETE FROM outbox WHERE id = ANY($1) AND topic <> 'dispatch')
-             UPDATE outbox SET taken_until = $2, sent_at = acetate_now() WHERE id = ANY($1) AND topic = 'dispatch'",
+             UPDATE outbox SET taken_until = $2, sent_at = acetate_now(), refusals = 0
+              WHERE id = ANY($1) AND topic = 'dispatch'",
         )
         .bind(numbers(ids))
         .bind(IN_BROKER);
@@ -87,10 +88,13 @@ impl PostgresJobStore {
     }
 
     pub async fn outbox_refused(&self, ids: &[OutboxId], again: Option<Duration>) -> Result<(), JobError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
         let query = match again {
             Some(pause) => sqlx::query(
                 "UPDATE outbox SET refusals = refusals + 1, taken_until = acetate_now(), available_at = acetate_now() + $2
-                  WHERE id = ANY($1) AND topic <> 'dispatch'",
+                  WHERE id = ANY($1)",
             )
             .bind(numbers(ids))
             .bind(milliseconds(pause)),
@@ -102,6 +106,19 @@ impl PostgresJobStore {
     pub async fn refused_events(&self) -> Result<u64, JobError> {
         let query = sqlx::query("SELECT COUNT(*) AS events FROM outbox WHERE topic <> 'dispatch' AND refusals > 0");
         self.one(query).await?.map_or(Ok(0), |row| row.small("events"))
+    }
+
+    pub async fn refused_jobs(&self) -> Result<Vec<(JobKind, u64)>, JobError> {
+        let query = sqlx::query(
+            "SELECT kind, COUNT(*) AS jobs FROM outbox
+              WHERE topic = 'dispatch' AND refusals > 0 AND (taken_until IS NULL OR taken_until <= acetate_now())
+              GROUP BY kind ORDER BY kind",
+        );
+        let rows = self.all(query).await?;
+        rows.iter()
+            .filter(|row| is_of_known_kind(*row))
+            .map(|row| Ok((row.word("kind")?, row.small("jobs")?)))
+            .collect()
     }
 
     pub async fn reap(&self, grace: Duration) -> Result<u64, JobError> {

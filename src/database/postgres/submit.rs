@@ -177,6 +177,15 @@ impl PostgresJobStore {
         self.execute(query).await.map(|kept| kept > 0)
     }
 
+    pub async fn may_reject(&self, id: JobId) -> Result<bool, JobError> {
+        let query = sqlx::query(
+            "SELECT NOT EXISTS (SELECT 1 FROM jobs WHERE id = $1)
+                AND NOT EXISTS (SELECT 1 FROM tombstones WHERE id = $1) AS free",
+        )
+        .bind(id.to_string());
+        self.one(query).await?.map_or(Ok(false), |row| row.flag("free"))
+    }
+
     pub async fn rejection(&self, id: JobId) -> Result<Option<Rejection>, JobError> {
         let query =
             sqlx::query("SELECT id, received_at, error, body FROM rejections WHERE id = $1").bind(id.to_string());
@@ -193,6 +202,7 @@ fn fresh(request: &JobRequest, options: &SubmitOptions, created_at: Timestamp) -
         attempts: 0,
         epoch: Epoch(0),
         claim: None,
+        retired: Epoch(0),
         progress: None,
         error: None,
         cancel_requested: false,
@@ -202,7 +212,6 @@ fn fresh(request: &JobRequest, options: &SubmitOptions, created_at: Timestamp) -
         lease_until: None,
         available_at: created_at,
         trace: options.trace.clone(),
-        retired: Epoch(0),
         published: None,
         created_at,
         started_at: None,

@@ -12,7 +12,7 @@ use crate::{
     database::{
         OutboxId, OutboxMode, OutboxRow,
         dispatch::IN_BROKER,
-        row_mapping::{Columns, after, milliseconds, read_outbox, to_json},
+        row_mapping::{Columns, after, is_of_known_kind, milliseconds, read_outbox, to_json},
     },
     job::{JobError, JobKind},
 };
@@ -41,7 +41,10 @@ impl SqliteJobStore {
         let now = now_ms();
         let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
         let mut sent = QueryBuilder::<Sqlite>::new("UPDATE outbox SET taken_until = ");
-        sent.push_bind(IN_BROKER).push(", sent_at = ").push_bind(now).push(" WHERE topic = 'dispatch' AND id IN (");
+        sent.push_bind(IN_BROKER)
+            .push(", refusals = 0, sent_at = ")
+            .push_bind(now)
+            .push(" WHERE topic = 'dispatch' AND id IN (");
         push_ids(&mut sent, ids);
         sent.push(")");
         sent.build().execute(&mut *tx).await.map_err(database)?;
@@ -66,12 +69,15 @@ impl SqliteJobStore {
     }
 
     pub async fn outbox_refused(&self, ids: &[OutboxId], again: Option<Duration>) -> Result<(), JobError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
         let now = now_ms();
         let ids = to_json(&ids.iter().map(|id| id.0).collect::<Vec<_>>())?;
         let query = match again {
             Some(pause) => sqlx::query(
                 "UPDATE outbox SET refusals = refusals + 1, taken_until = ?2, available_at = ?3
-                  WHERE topic <> 'dispatch' AND id IN (SELECT value FROM json_each(?1))",
+                  WHERE id IN (SELECT value FROM json_each(?1))",
             )
             .bind(ids)
             .bind(now)
@@ -88,6 +94,22 @@ impl SqliteJobStore {
     pub async fn refused_events(&self) -> Result<u64, JobError> {
         let query = sqlx::query("SELECT COUNT(*) AS events FROM outbox WHERE topic <> 'dispatch' AND refusals > 0");
         query.fetch_one(&self.readers).await.map_err(database)?.small("events")
+    }
+
+    pub async fn refused_jobs(&self) -> Result<Vec<(JobKind, u64)>, JobError> {
+        let rows = sqlx::query(
+            "SELECT kind, COUNT(*) AS jobs FROM outbox
+              WHERE topic = 'dispatch' AND refusals > 0 AND (taken_until IS NULL OR taken_until <= ?)
+              GROUP BY kind ORDER BY kind",
+        )
+        .bind(now_ms())
+        .fetch_all(&self.readers)
+        .await
+        .map_err(database)?;
+        rows.iter()
+            .filter(|row| is_of_known_kind(*row))
+            .map(|row| Ok((row.word("kind")?, row.small("jobs")?)))
+            .collect()
     }
 
     pub async fn reap(&self, grace: Duration) -> Result<u64, JobError> {

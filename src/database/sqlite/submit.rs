@@ -12,7 +12,7 @@ use crate::{
     database::{
         Action, OutboxMode, Rejection, Subject, SubmitOptions, Submitted,
         outbox::Topic,
-        row_mapping::{job_columns, read_job, read_rejection, to_json},
+        row_mapping::{Columns, job_columns, read_job, read_rejection, to_json},
         search,
         transitions::check_same,
     },
@@ -90,6 +90,15 @@ impl SqliteJobStore {
         .await
         .map_err(database)?;
         Ok(kept.rows_affected() > 0)
+    }
+
+    pub async fn may_reject(&self, id: JobId) -> Result<bool, JobError> {
+        let query = sqlx::query(
+            "SELECT NOT EXISTS (SELECT 1 FROM jobs WHERE id = ?1)
+                AND NOT EXISTS (SELECT 1 FROM tombstones WHERE id = ?1) AS free",
+        )
+        .bind(id.to_string());
+        query.fetch_one(&self.readers).await.map_err(database)?.flag("free")
     }
 
     pub async fn rejection(&self, id: JobId) -> Result<Option<Rejection>, JobError> {

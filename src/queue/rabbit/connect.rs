@@ -97,11 +97,21 @@ impl RabbitConnector {
         self.nodes.first().map_or("/", |node| &node.vhost)
     }
 
+    pub(super) fn nodes(&self) -> &[AMQPUri] {
+        &self.nodes
+    }
+
     /// Unless a certificate logs in.
     pub(super) fn user(&self) -> Option<&str> {
+        self.login().map(|(user, _)| user)
+    }
+
+    /// The user and the password, unless a certificate logs in.
+    pub(super) fn login(&self) -> Option<(&str, &str)> {
         let node = self.nodes.first()?;
         let by_certificate = matches!(node.query.auth_mechanism, Some(SASLMechanism::External));
-        (!by_certificate).then_some(node.authority.userinfo.username.as_str())
+        let login = &node.authority.userinfo;
+        (!by_certificate).then_some((login.username.as_str(), login.password.as_str()))
     }
 
     /// The maximum time for one response from the broker.

@@ -216,6 +216,8 @@ impl UnackedLetter {
         let mut letter = DeadLetter { truncated: body.len() > MAX_KEPT_BYTES, ..self.letter.clone() };
         let shown = &body[..body.len().min(MAX_KEPT_BYTES)];
         match std::str::from_utf8(shown) {
+            // UTF-16 is valid UTF-8 in many languages.
+            Ok(text) if text.contains('\0') => letter.body_base64 = Some(STANDARD.encode(shown)),
             Ok(text) => letter.body = Some(text.to_owned()),
             // Cut within a character.
             Err(error) if letter.truncated && error.error_len().is_none() => {
@@ -285,16 +287,8 @@ fn read(delivery: &Delivery, position: u32) -> DeadLetter {
         Some(AMQPValue::Timestamp(seconds)) => Some(*seconds),
         _ => *properties.timestamp(),
     };
-    let mut hash = Sha256::new();
-    for part in [message_id.as_deref(), queue.as_deref(), code.as_deref()] {
-        hash.update(part.unwrap_or_default());
-        hash.update([0]);
-    }
-    hash.update(&delivery.data);
-    let mut id = hex::encode(hash.finalize());
-    id.truncate(ID_DIGITS);
     DeadLetter {
-        id,
+        id: letter_id(message_id.as_deref(), queue.as_deref(), code.as_deref(), &delivery.data),
         position,
         kind,
         code: code.clone(),
@@ -310,6 +304,19 @@ fn read(delivery: &Delivery, position: u32) -> DeadLetter {
         body_base64: None,
         truncated: false,
     }
+}
+
+/// The id of a dead letter, which depends on nothing that changes while it waits.
+pub(super) fn letter_id(message_id: Option<&str>, queue: Option<&str>, code: Option<&str>, body: &[u8]) -> String {
+    let mut hash = Sha256::new();
+    for part in [message_id, queue, code] {
+        hash.update(part.unwrap_or_default());
+        hash.update([0]);
+    }
+    hash.update(body);
+    let mut id = hex::encode(hash.finalize());
+    id.truncate(ID_DIGITS);
+    id
 }
 
 /// The latest death by RabbitMQ's hand.

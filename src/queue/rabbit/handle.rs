@@ -12,7 +12,8 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::{
-    outgoing::{Outgoing, copy_id, is_dispatch, persistent, trace_of, without_deaths},
+    dead::letter_id,
+    outgoing::{Outgoing, copy_id, is_dispatch, own_message_id, persistent, trace_of, without_deaths},
     publish::Publisher,
     topology::{DEAD_EXCHANGE, JOBS, LATER, queue_of},
 };
@@ -177,7 +178,7 @@ impl Handle {
             match published {
                 Ok(()) => open.ack().await,
                 Err(error) => {
-                    debug!(%error, "a message for newer workers goes back where it was");
+                    debug!(%error, "a message that should wait goes back where it was");
                     publisher.forget_later().await;
                     sleep(PAUSE).await;
                     open.give_back().await;
@@ -186,10 +187,10 @@ impl Handle {
         });
     }
 
-    /// Publishes the message again with the reason in its headers, and acknowledges it once that is confirmed: a crash
-    /// in between duplicates the message but does not lose it.
-    pub(in crate::queue) async fn dead_letter(mut self, reason: &ErrorRecord) -> Result<(), JobError> {
-        let Some(open) = &self.open else { return Ok(()) };
+    /// Publishes the message again with the reason in its headers, and returns it once that is confirmed: a crash
+    /// before it is acknowledged duplicates the message but does not lose it.
+    pub(in crate::queue) async fn dead_letter(mut self, reason: &ErrorRecord) -> Result<Self, JobError> {
+        let Some(open) = &self.open else { return Ok(self) };
         let message = Outgoing {
             exchange: DEAD_EXCHANGE,
             key: self.kind.as_str(),
@@ -199,17 +200,21 @@ impl Handle {
         };
         match open.publisher.one(message).await {
             Ok(()) => {
+                let (queue, own_id) = (queue_of(self.kind), own_message_id(&self.properties));
+                let letter = letter_id(own_id.as_deref(), Some(queue), Some(&reason.code), &self.body);
                 warn!(
-                    queue = queue_of(self.kind),
+                    queue,
                     message_id = self.message_id(),
                     code = reason.code,
                     reason = shortened(&reason.message),
-                    "a message was dead-lettered"
+                    "a message was dead-lettered: acetate dead-letters show {letter}"
                 );
-                if let Some(open) = self.open.take() {
-                    open.ack().await;
-                }
-                Ok(())
+                Ok(self)
+            }
+            // The queue of dead letters is full. It waits beside the others, so that those go on.
+            Err(error @ JobError::Unconfirmed { .. }) => {
+                self.leave();
+                Err(error)
             }
             Err(error) => {
                 sleep(PAUSE).await;

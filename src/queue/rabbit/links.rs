@@ -37,6 +37,8 @@ struct LinkStates {
     last_error: Option<String>,
     /// What cannot be published, by exchange and routing key, and why. The key is empty if the whole exchange refuses.
     refused: BTreeMap<(&'static str, String), (Instant, String)>,
+    /// The queues of ours that take no more messages, and why.
+    full: BTreeMap<&'static str, (Instant, String)>,
     /// The last state, and since when.
     seen: Option<(bool, bool, Timestamp)>,
 }
@@ -160,14 +162,29 @@ impl Links {
         }
     }
 
+    /// A queue of ours has refused a message.
+    pub(super) fn full(&self, queue: &'static str, why: &str) {
+        self.lock().full.insert(queue, (Instant::now(), why.to_owned()));
+    }
+
+    /// A message for this queue was taken.
+    pub(super) fn has_room(&self, queue: &'static str) {
+        let mut state = self.lock();
+        if !state.full.is_empty() {
+            state.full.remove(queue);
+        }
+    }
+
     pub(super) fn health(&self) -> Health {
         let mut state = self.lock();
         let (connected, consuming, since) = state.refresh();
         let blocked = state.why_blocked();
         state.refused.retain(|_, (at, _)| at.elapsed() < REFUSAL_COUNTS);
+        state.full.retain(|_, (at, _)| at.elapsed() < REFUSAL_COUNTS);
+        let full = state.full.iter().map(|(queue, (_, why))| (*queue, why.clone())).collect();
         let refused: Vec<_> = state.refused.values().map(|(_, why)| why.as_str()).collect();
         let refused = (!refused.is_empty()).then(|| refused.join("; "));
-        Health { connected, consuming, since, last_error: state.last_error.clone(), blocked, refused }
+        Health { connected, consuming, since, last_error: state.last_error.clone(), blocked, refused, full }
     }
 
     fn change(&self, change: impl FnOnce(&mut LinkStates)) {

@@ -5,7 +5,7 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 
-use super::topology::{EVENTS, JOBS};
+use super::topology::{DEAD_EXCHANGE, DEAD_LETTERS, EVENTS, JOBS, LATER, queue_of};
 use crate::{
     job::{JobError, TraceContext},
     queue::{Dispatch, Event, Reply},
@@ -80,18 +80,29 @@ impl<'a> Outgoing<'a> {
         }
     }
 
+    /// The queue of ours that it goes to; none for events and answers.
+    pub(super) fn queue(&self) -> Option<&'static str> {
+        match self.exchange {
+            JOBS => self.key.parse().ok().map(queue_of),
+            DEAD_EXCHANGE => Some(DEAD_LETTERS),
+            LATER => Some(LATER),
+            _ => None,
+        }
+    }
+
     /// Why the broker may have refused it, and how to find the queue.
     pub(super) fn refusal(&self, vhost: &str) -> String {
         let what = self.destination();
         let full = "is full (x-max-length or a policy's max-length, with x-overflow reject-publish) or not available";
         let find = format!("rabbitmqctl list_queues -p {vhost} name messages state policy arguments");
-        match self.exchange {
-            "" => format!("{what}: it {full}"),
-            EVENTS => format!(
+        match (self.exchange, self.queue()) {
+            ("", _) => format!("{what}: it {full}"),
+            (EVENTS, _) => format!(
                 "{what}: a queue that is bound to {EVENTS} {full}. Find it: rabbitmqctl list_bindings -p {vhost} \
                  source_name destination_name | grep {EVENTS}, and {find}"
             ),
-            _ => format!("{what}: its queue {full}; see {find}"),
+            (_, Some(queue)) => format!("{what}: the queue {queue} {full}; see {find}"),
+            (_, None) => format!("{what}: its queue {full}; see {find}"),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Publishing: nothing counts as published before the broker confirms it.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -32,7 +32,7 @@ use crate::{
 /// The publishing connection. Opened on first use, and again after it was lost.
 #[derive(Debug, Clone)]
 pub(in crate::queue) struct Publisher {
-    core: Arc<Core>,
+    pub(super) core: Arc<Core>,
     connection: Arc<Mutex<Option<Connection>>>,
     /// Messages that must arrive in a queue. A lane is locked while a batch is in flight, so that returned messages can
     /// be identified.
@@ -52,11 +52,6 @@ const CHECK_EVERY: Duration = Duration::from_millis(100);
 
 /// How long after a confirmation the broker may say that it blocks the connection.
 const SAID_WITHIN: Duration = Duration::from_millis(500);
-
-/// Whether the broker has answered, so that no answer to this message comes later.
-fn is_settled(result: &Result<(), JobError>) -> bool {
-    matches!(result, Ok(()) | Err(JobError::Unconfirmed { .. }))
-}
 
 impl Publisher {
     pub(super) fn new(core: Arc<Core>) -> Self {
@@ -111,8 +106,8 @@ impl Publisher {
             Ok(Ok(())) => Ok(*later.insert(true)),
             Ok(Err(error)) if differs(&error) || is_refused(&error) => {
                 warn!(
-                    "messages for newer workers keep a part of this worker busy, because they cannot wait in the queue {}: \
-                     {}. Declare it as docs/messages.md shows",
+                    "messages that must wait keep a part of this worker busy, because they cannot wait in the queue {}: {}. \
+                     Declare it as docs/messages.md shows",
                     LATER,
                     reason(&error)
                 );
@@ -229,18 +224,18 @@ impl Publisher {
             Err(error) => return messages.iter().map(|_| Err(error.clone())).collect(),
         };
         let mut results = self.send(&channel, messages).await;
-        let mut returned = HashSet::new();
+        let (mut returned, mut refusing) = (HashSet::new(), BTreeSet::new());
         let mut limit = self.core.options.publish_timeout;
         let mut settled = Vec::with_capacity(messages.len());
         for (sent, message) in results.drain(..).zip(messages) {
             settled.push(match sent {
-                Ok(confirm) => self.confirmed(confirm, message, &mut limit, &mut returned).await,
+                Ok(confirm) => self.confirmed(confirm, message, &mut limit, &mut returned, &mut refusing).await,
                 Err(error) => Err(error),
             });
         }
-        // What a queue refused is settled as well.
-        let all_settled = limit > Duration::ZERO && settled.iter().all(is_settled);
-        if all_settled {
+        // Nor after a refusal: RabbitMQ tells a channel that a queue is full, and does not always tell it of the end,
+        // for instance if the policy is deleted. A new channel asks again.
+        if settled.iter().all(Result::is_ok) {
             *lane = Some(channel);
         }
         // A returned message is confirmed, too, and if the broker confirms many at once, lapin may deliver it with
@@ -266,7 +261,13 @@ impl Publisher {
                 *result = Err(JobError::Unconfirmed { reason });
             } else if result.is_ok() {
                 self.core.links.sent(message.exchange, message.key);
+                if let Some(queue) = message.queue().filter(|queue| !refusing.contains(queue)) {
+                    self.core.links.has_room(queue);
+                }
             }
+        }
+        for queue in refusing {
+            self.note_full(queue).await;
         }
         let gone = |result: &Result<(), JobError>| matches!(result, Err(error) if is_gone(error));
         if unbound || settled.iter().any(gone) {
@@ -340,6 +341,7 @@ impl Publisher {
         message: &Outgoing<'_>,
         limit: &mut Duration,
         returned: &mut HashSet<ShortString>,
+        refusing: &mut BTreeSet<&'static str>,
     ) -> Result<(), JobError> {
         let confirmation = tokio::select! {
             biased;
@@ -361,6 +363,7 @@ impl Publisher {
         if accepted {
             Ok(())
         } else {
+            refusing.extend(message.queue());
             let (place, vhost) = (self.core.connector.place(), self.core.connector.vhost());
             Err(JobError::Unconfirmed { reason: format!("{place} refused {}", message.refusal(vhost)) })
         }
@@ -431,7 +434,7 @@ impl Publisher {
         .await
     }
 
-    async fn with_connection<T>(
+    pub(super) async fn with_connection<T>(
         &self,
         work: impl AsyncFnOnce(&Connection) -> Result<T, JobError>,
     ) -> Result<T, JobError> {

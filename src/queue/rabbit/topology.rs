@@ -136,6 +136,12 @@ pub(super) async fn empty(connection: &Connection) -> lapin::Result<Vec<JobKind>
     Ok(empty)
 }
 
+/// How many messages wait in a queue.
+pub(super) async fn waiting(connection: &Connection, queue: &str) -> lapin::Result<u32> {
+    let channel = connection.create_channel().await?;
+    Ok(channel.queue_declare(queue.into(), passive(), FieldTable::default()).await?.message_count())
+}
+
 /// Declares on a channel of its own, which the broker closes at every refusal.
 struct Topology<'a> {
     connection: &'a Connection,

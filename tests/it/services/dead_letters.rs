@@ -136,7 +136,7 @@ async fn what_is_retried_goes_to_where_it_came_from_as_it_was_sent() {
         sent.trace = TraceContext::read("the test", Some(traceparent), None);
         queue.publish_dispatch(&sent).await.unwrap();
         let reason = ErrorRecord::from(&JobError::invalid("id", "is known with another body"));
-        next(&consumer).await.dead_letter(&reason).await.unwrap();
+        next(&consumer).await.dead_letter(&reason).await.unwrap().ack().await;
         vhost.until_left(DEAD_LETTERS, 1).await;
 
         let letter = queue.dead_letters(&DeadLetterFilter::default(), 10).await.unwrap().letters.remove(0);
@@ -166,13 +166,13 @@ async fn what_is_retried_goes_to_where_it_came_from_as_it_was_sent() {
         );
         // Sent because of a row, and it stays so, however often it is refused and retried.
         assert!(again.is_dispatch);
-        again.dead_letter(&reason).await.unwrap();
+        again.dead_letter(&reason).await.unwrap().ack().await;
         vhost.until_left(DEAD_LETTERS, 1).await;
         let all = DeadLetterFilter::default();
         queue.handle_dead_letters(&all, RETRY, nothing_recorded, |_| true).await.unwrap();
         let again = next(&consumer).await;
         assert!(again.is_dispatch);
-        again.dead_letter(&reason).await.unwrap();
+        again.dead_letter(&reason).await.unwrap().ack().await;
         vhost.until_left(DEAD_LETTERS, 1).await;
         // Unless a person says otherwise.
         let as_new = DeadLetterAction::Retry(DeadLetterRetry { to: None, as_new: true });

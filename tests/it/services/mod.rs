@@ -18,6 +18,7 @@ mod dead_letter_commands;
 mod dead_letters;
 mod deletions;
 mod fairness;
+mod full_queues;
 mod job_names;
 mod leases;
 mod limits;

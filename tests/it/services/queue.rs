@@ -72,7 +72,7 @@ async fn both_queues_keep_the_same_rules() {
         assert_eq!(results, vec![Ok(()); 3]);
         next(&consumer).await.ack().await;
         let reason = ErrorRecord::from(&JobError::invalid("id", "is known with another body"));
-        next(&consumer).await.dead_letter(&reason).await.unwrap();
+        next(&consumer).await.dead_letter(&reason).await.unwrap().ack().await;
         next(&consumer).await.ack().await;
         nothing(&consumer).await;
 
@@ -113,7 +113,7 @@ async fn a_dead_letter_carries_its_reason_and_what_was_sent() {
     let sent = Dispatch { trace: trace(), ..dispatch(JobKind::Decompose) };
     queue.publish_dispatch(&sent).await.unwrap();
     let reason = ErrorRecord::from(&JobError::invalid("id", "is known with another body"));
-    next(&consumer).await.dead_letter(&reason).await.unwrap();
+    next(&consumer).await.dead_letter(&reason).await.unwrap().ack().await;
 
     let dead = get_dead(&vhost).await;
     assert_eq!(dead.data, sent.body);

@@ -56,7 +56,7 @@ async fn what_cannot_be_read_is_put_aside_with_its_reason() {
         assert!(error.to_string().contains(reason) && error.class() == ErrorClass::Invalid, "{error}");
         assert_eq!(kept.as_slice(), &body.as_bytes()[..body.len().min(MAX_KEPT_BYTES)]);
         let record = ErrorRecord::from(error);
-        delivery.dead_letter(&record).await.unwrap();
+        delivery.dead_letter(&record).await.unwrap().ack().await;
 
         let dead = get_dead(&vhost).await;
         assert!(dead.data == body.as_bytes(), "the whole message is kept");

@@ -165,6 +165,7 @@ async fn refuses(world: &World, user: &User) {
     becomes(503, &["no queue is bound to the exchange acetate.dead"]).await;
     vhost.ready().await.close().await;
     vhost.until_left("acetate.dead-letters", 1).await;
+    worker.until_said("was dead-lettered").await;
     let log = worker.log();
     assert_eq!(log.lines().filter(|line| line.contains("was dead-lettered")).count(), 1, "{log}");
     becomes(200, &["ok"]).await;

@@ -24,6 +24,10 @@ pub fn cases() -> Vec<Case> {
         case("a policy lets every message expire", expired(Some(Broker::shared()))),
         case("a policy lets every message expire, on the newest broker", expired(Broker::newest())),
         case("the queues are purged while jobs are queued", purged()),
+        case("a policy limits the length of a queue", full(Some(Broker::shared()))),
+        case("a policy limits the length of a queue, on the newest broker", full(Broker::newest())),
+        case("a policy drops the oldest messages", dropped(Some(Broker::shared()))),
+        case("a policy drops the oldest messages, on the newest broker", dropped(Broker::newest())),
         case("a policy limits deliveries, and workers die at each", delivery_limit(Some(Broker::shared()))),
         case("a policy limits deliveries on the newest broker", delivery_limit(Broker::newest())),
     ]
@@ -176,6 +180,46 @@ async fn purged() -> Tally {
     let _worker = world.worker();
     let tally = witness.judge(&world, &ids).await;
     assert_eq!((tally.succeeded, tally.attempts), (2, 2), "{tally:?}");
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+    tally
+}
+
+/// What the queue refuses waits in the database.
+async fn full(broker: Option<Broker>) -> Tally {
+    let Some(world) = on(broker).await else { return Tally::default() };
+    let witness = Witness::of(&world).await;
+    let vhost = &world.service.as_ref().unwrap().vhost;
+    tokio::task::block_in_place(|| vhost.policy("^acetate\\.composite$", json!({ "max-length": 2 })));
+    let mut ids = Vec::new();
+    for name in ["one", "two", "three", "four", "five", "six", "seven", "eight"] {
+        ids.push(composite(&world, name).await);
+    }
+    let start = Instant::now();
+    let _worker = world.worker();
+    let tally = witness.judge(&world, &ids).await;
+    assert_eq!((tally.succeeded, tally.attempts), (8, 8), "{tally:?}");
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+    vhost.until_left("acetate.composite", 0).await;
+    vhost.until_left("acetate.dead-letters", 0).await;
+    tally
+}
+
+/// The rows of the messages that the queue has dropped are dispatched again.
+async fn dropped(broker: Option<Broker>) -> Tally {
+    let Some(world) = on(broker).await else { return Tally::default() };
+    let witness = Witness::of(&world).await;
+    let vhost = &world.service.as_ref().unwrap().vhost;
+    let policy = json!({ "max-length": 2, "overflow": "drop-head" });
+    tokio::task::block_in_place(|| vhost.policy("^acetate\\.composite$", policy));
+    let mut ids = Vec::new();
+    for name in ["one", "two", "three", "four", "five"] {
+        ids.push(composite(&world, name).await);
+    }
+    vhost.until_left("acetate.composite", 2).await;
+    let start = Instant::now();
+    let _worker = world.worker();
+    let tally = witness.judge(&world, &ids).await;
+    assert_eq!((tally.succeeded, tally.attempts), (5, 5), "{tally:?}");
     assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
     tally
 }

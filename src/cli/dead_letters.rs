@@ -13,8 +13,12 @@ use crate::{
     queue::{DeadLetter, DeadLetterAction, DeadLetterFilter, DeadLetterName, DeadLetterRetry, Queue},
 };
 
-/// The longest reason in a table.
+/// The longest reason in a table, and the longest of what is shorter if acetate wrote it.
 const LONGEST: usize = 100;
+const LONGEST_WORD: usize = 40;
+/// How much of a header, and of a body, is shown.
+const LONGEST_VALUE: usize = 1000;
+const LONGEST_BODY: usize = 4000;
 /// How much of a binary body is shown.
 const SHOWN_BYTES: usize = 256;
 
@@ -190,9 +194,8 @@ async fn list(queue: &Queue, args: DeadLetterListArgs) -> Result<(), Failure> {
 }
 
 fn table_row(letter: &DeadLetter) -> Vec<String> {
-    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let or_dash = |text: &Option<String>| output::excerpt(text.as_deref().unwrap_or("-"), LONGEST_WORD);
     let at = letter.at.map_or_else(|| "-".to_owned(), |at| at.strftime("%Y-%m-%d %H:%M:%SZ").to_string());
-    let reason: String = letter.reason.as_deref().unwrap_or("-").chars().take(LONGEST).collect();
     vec![
         letter.position.to_string(),
         letter.id.clone(),
@@ -200,7 +203,7 @@ fn table_row(letter: &DeadLetter) -> Vec<String> {
         or_dash(&letter.queue),
         or_dash(&letter.code),
         output::size(letter.size),
-        reason.replace('\n', " "),
+        output::excerpt(letter.reason.as_deref().unwrap_or("-"), LONGEST),
     ]
 }
 
@@ -209,7 +212,7 @@ async fn show(queue: &Queue, args: ShowArgs) -> Result<(), Failure> {
     if args.json {
         return output::json(&letter);
     }
-    let line = |name: &str, value: &str| output::line(&format!("{name:<12} {value}"));
+    let line = |name: &str, value: &str| output::line(&format!("{name:<12} {}", output::excerpt(value, LONGEST_VALUE)));
     line("id", &letter.id)?;
     line("position", &letter.position.to_string())?;
     for (name, value) in [
@@ -235,11 +238,18 @@ async fn show(queue: &Queue, args: ShowArgs) -> Result<(), Failure> {
     let more = if letter.truncated { " (truncated)" } else { "" };
     line("body", &format!("{}{more}", output::size(letter.size)))?;
     match (&letter.body, &letter.body_base64) {
-        (Some(text), _) => output::line(text),
-        (None, Some(encoded)) => output::line(&format!(
-            "not text; --json has all of it as base64, which begins with\n{}",
-            first_bytes(encoded)
-        )),
+        (Some(text), _) => {
+            let start: String = text.chars().take(LONGEST_BODY).collect();
+            let cut = start.len() < text.len();
+            output::line(&start)?;
+            if cut {
+                output::error(&format!("cut; --json has more: acetate dead-letters show {} --json", letter.id));
+            }
+            Ok(())
+        }
+        (None, Some(encoded)) => {
+            output::line(&format!("not text; --json has it as base64, which begins with\n{}", first_bytes(encoded)))
+        }
         (None, None) => Ok(()),
     }
 }

@@ -29,7 +29,16 @@ fn written(result: std::io::Result<()>) -> Result<(), Failure> {
 
 pub fn json(value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|error| JobError::storage("stdout", error.to_string()))?;
-    line(&text)
+    line(&escaped(&text))
+}
+
+/// JSON escapes only some of the characters that must not reach the terminal. The others occur only in its strings.
+fn escaped(json: &str) -> String {
+    let escape = |c: char| match is_printable(c) {
+        true => c.to_string(),
+        false => format!("\\u{:04x}", u32::from(c)),
+    };
+    if json.chars().all(is_printable) { json.to_owned() } else { json.chars().map(escape).collect() }
 }
 
 /// Prints a line for people on stderr: progress and errors.
@@ -39,7 +48,21 @@ pub fn error(text: &str) {
 
 /// Captions, prompts and file names come from others: their control characters must not reach the terminal.
 fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    text.chars().map(|c| if is_printable(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
+}
+
+/// Whether a character only stands for itself: no control character but the end of a line, and none that changes the
+/// direction of the text after it.
+fn is_printable(c: char) -> bool {
+    const DIRECTIONS: [std::ops::RangeInclusive<char>; 2] = ['\u{202a}'..='\u{202e}', '\u{2066}'..='\u{2069}'];
+    c == '\n' || !c.is_control() && !DIRECTIONS.iter().any(|range| range.contains(&c))
+}
+
+/// The beginning of a text that someone else wrote, in one line of at most so many characters.
+pub fn excerpt(text: &str, most: usize) -> String {
+    let mut rest = text.chars().map(|c| if c.is_whitespace() { ' ' } else { c });
+    let start: String = rest.by_ref().take(most).collect();
+    if rest.next().is_none() { start } else { format!("{start}...") }
 }
 
 /// Prints a table with columns as wide as their longest cell; the last column is not padded.
@@ -99,6 +122,20 @@ pub fn duration(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_wrote_is_safe_for_a_terminal() {
+        let hostile = "a\u{1b}[31m\u{9b}2J\u{7f}\u{202e}b\u{2066}\r\tc";
+        let shown = printable(hostile);
+        assert_eq!(shown.replace(char::REPLACEMENT_CHARACTER, "?"), "a?[31m?2J??b???c");
+        // As JSON, it is still the same text.
+        let json = escaped(&serde_json::to_string(&[hostile]).unwrap());
+        assert!(json.is_ascii() && json.chars().all(is_printable), "{json}");
+        assert_eq!(serde_json::from_str::<[String; 1]>(&json).unwrap()[0], hostile);
+        assert_eq!(excerpt("one\nid  two\r\n", 20), "one id  two  ");
+        assert_eq!(excerpt("äöü", 2), "äö...");
+        assert_eq!(excerpt("äö", 2), "äö");
+    }
 
     #[test]
     fn numbers_for_people() {

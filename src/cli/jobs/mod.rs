@@ -34,6 +34,10 @@ use many::{CancelArgs, ManyArgs, RetryArgs};
 pub use prune::parse_age;
 pub use sweep::Sweep;
 
+/// How much of a refused message is shown, and of the reason.
+const LONGEST_BODY: usize = 500;
+const LONGEST_REASON: usize = 1000;
+
 const CANCEL_EXAMPLES: &str = "\
 Examples:
   acetate jobs cancel last
@@ -278,8 +282,16 @@ async fn rejected(submitter: &Submitter, id: JobId, json: bool) -> Result<(), Fa
     line("id", &id.to_string())?;
     line("state", "failed: the message was refused")?;
     line("received", &time.to_string())?;
-    line("error", &format!("{} ({})", error.message, error.code))?;
-    line("message", &rejection.body)
+    line("error", &format!("{} ({})", output::excerpt(&error.message, LONGEST_REASON), error.code))?;
+    line("message", &beginning(&rejection.body))?;
+    line("whole", &format!("acetate dead-letters show {id}, while RabbitMQ keeps it; --json has its first 64 KiB"))
+}
+
+/// The beginning of a refused message, if it is text.
+fn beginning(body: &str) -> String {
+    let is_text = |c: char| c != char::REPLACEMENT_CHARACTER && (!c.is_control() || c.is_whitespace());
+    let start = output::excerpt(body, LONGEST_BODY);
+    if body.chars().take(LONGEST_BODY).all(is_text) { start } else { "not text".to_owned() }
 }
 
 async fn fetch(submitter: &Submitter, args: FetchArgs) -> Result<(), Failure> {
@@ -317,7 +329,7 @@ pub async fn no_such_job(submitter: &Submitter, id: JobId) -> JobError {
         Ok(Some(Rejection { received_at, error, .. })) => format!(
             "{id} is not a job, because its message was refused at {received_at}: {}; `acetate jobs show {id}` shows \
              the message, and `acetate dead-letters list` those that RabbitMQ keeps",
-            error.message
+            output::excerpt(&error.message, LONGEST_REASON)
         ),
         Ok(None) => format!("there is no job {id}; `acetate jobs list` shows all jobs"),
         Err(error) => return error,

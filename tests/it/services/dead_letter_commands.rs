@@ -153,3 +153,65 @@ async fn the_api_shows_retries_and_drops() {
     vhost.until_left(DEAD_LETTERS, 0).await;
     vhost.until_left("acetate.edit", 1).await;
 }
+
+/// What others have sent is shown in few characters that only stand for themselves, with where the whole is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_shown_of_a_refused_message_is_short_and_safe() {
+    let world = World::service().await;
+    let vhost = &world.service.as_ref().unwrap().vhost;
+    let mut worker = world.worker();
+    worker.until_said("receiving jobs").await;
+    let (_connection, channel) = vhost.foreign().await;
+    let hostile = "\u{1b}]0;x\u{7}\u{1b}[2J\u{9b}31m\u{202e}\r\nstate      succeeded";
+    let object = format!("{{\"version\": 1, \"kind\": \"edit\", \"{hostile}\": 1}}");
+    let long = format!("{{\"version\": 1, \"kind\": \"edit\", \"{}\": \"{hostile}\"}}", "z".repeat(200_000));
+    let utf16: Vec<u8> = object.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let gzip = [&[0x1f, 0x8b, 8, 0][..], &(0..=255).cycle().take(90_000).collect::<Vec<u8>>()].concat();
+    let huge = vec![b'7'; 3_000_000];
+    let bodies = [object.replace(['\r', '\n'], " ").into_bytes(), long.into_bytes(), utf16, gzip, huge];
+    let mut ids = Vec::new();
+    for body in &bodies {
+        let id = JobId::new().to_string();
+        let mut properties = headers(&[("x-\nnote", hostile), ("x-acetate-code", "a\nb")]);
+        properties = properties.with_message_id(id.as_str().into()).with_content_type("text/\u{1b}[1mhtml".into());
+        let options = BasicPublishOptions::default();
+        channel.basic_publish("acetate.jobs".into(), "edit".into(), options, body, properties).await.unwrap();
+        ids.push(id);
+    }
+    vhost.until_left(DEAD_LETTERS, 5).await;
+    worker.signal("-TERM");
+    worker.ended().await;
+
+    let check = |what: &str, text: &str, longest_line: usize, most: usize| {
+        let bad = text.chars().find(|c| c.is_control() && *c != '\n' || *c == '\u{202e}');
+        assert_eq!(bad, None, "{what}: {text:.3000}");
+        assert!(text.len() <= most, "{what}: {} bytes", text.len());
+        let line = text.lines().map(|line| line.chars().count()).max().unwrap_or_default();
+        assert!(line <= longest_line, "{what}: a line of {line} characters");
+    };
+    let list = world.run(&["dead-letters", "list"]).await;
+    check("list", &list.stdout, 300, 2000);
+    assert_eq!(list.stdout.lines().count(), 6, "{list:?}");
+    for (id, body) in ids.iter().zip(&bodies) {
+        let shown = world.run(&["jobs", "show", id]).await;
+        check("show", &shown.stdout, 1100, 3000);
+        let whole = format!("acetate dead-letters show {id}");
+        assert!(shown.code == Some(0) && shown.stdout.contains(&whole), "{shown:?}");
+        assert_eq!(shown.stdout.matches("\nstate ").count(), 1, "{shown:?}");
+        let json = world.json(&["jobs", "show", id, "--json"]).await;
+        if let Ok(text) = std::str::from_utf8(body)
+            && !text.contains('\0')
+        {
+            assert!(text.starts_with(json["message"].as_str().unwrap()), "{id}");
+        }
+        let letter = world.run(&["dead-letters", "show", id]).await;
+        check("letter", &letter.stdout, 4000, 12_000);
+        let is_text = !letter.stdout.contains("not text");
+        assert_eq!(is_text, std::str::from_utf8(body).is_ok_and(|text| !text.contains('\0')), "{letter:?}");
+        let cancelled = world.run(&["jobs", "cancel", id]).await;
+        check("cancel", &cancelled.stderr, 1400, 2000);
+    }
+    let log = worker.log();
+    check("log", &log, 5000, 50_000);
+    assert_eq!(log.matches("acetate dead-letters show").count(), 5, "{log}");
+}

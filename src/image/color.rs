@@ -20,7 +20,7 @@ const SAME: u8 = 2;
 /// What a file says about its color. The first of these that is there counts.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Encoding<'a> {
-    /// A cICP chunk: primaries, transfer, matrix, full range (ITU-T H.273).
+    /// Numbers of ITU-T H.273 (CICP): primaries, transfer, matrix, full range.
     pub cicp: Option<[u8; 4]>,
     pub profile: Option<Profile<'a>>,
     /// The file says that it is sRGB.
@@ -42,7 +42,7 @@ pub(super) enum Profile<'a> {
 /// Converts; `note` is called for everything that the file's user should know.
 pub(super) fn to_srgb(pixels: Pixels, encoding: &Encoding<'_>, note: &mut impl FnMut(String)) -> RgbaImage {
     if matches!(pixels.samples, Samples::Sixteen(_)) {
-        note("16 bits per channel, rounded to 8".to_owned());
+        note("more than 8 bits per channel, rounded to 8".to_owned());
     }
     if pixels.model == Model::Lab {
         note("CIE Lab, converted to sRGB".to_owned());
@@ -106,7 +106,7 @@ fn coded(primaries: u8, transfer: u8) -> Result<Option<(ColorProfile, String)>, 
     if (primaries, transfer) == (1, 13) {
         return Ok(None);
     }
-    let said = format!("the color of its cICP chunk (primaries {primaries}, transfer {transfer})");
+    let said = format!("the color that its CICP numbers name (primaries {primaries}, transfer {transfer})");
     let unknown = || format!("{said} is not known; the pixels were treated as sRGB");
     let (Ok(color_primaries), Ok(characteristics)) =
         (CicpColorPrimaries::try_from(primaries), TransferCharacteristics::try_from(transfer))
@@ -117,13 +117,15 @@ fn coded(primaries: u8, transfer: u8) -> Result<Option<(ColorProfile, String)>, 
         return Err(format!("{said} has a high dynamic range; the pixels were treated as sRGB, so it looks flat"));
     }
     let mut profile = ColorProfile::new_srgb();
-    let known = profile.update_rgb_colorimetry_from_cicp(CicpProfile {
+    profile.red_trc = None;
+    // What it returns does not say whether it did so.
+    profile.update_rgb_colorimetry_from_cicp(CicpProfile {
         color_primaries,
         transfer_characteristics: characteristics,
         matrix_coefficients: MatrixCoefficients::Identity,
         full_range: true,
     });
-    if known { Ok(Some((profile, said))) } else { Err(unknown()) }
+    if profile.red_trc.is_some() { Ok(Some((profile, said))) } else { Err(unknown()) }
 }
 
 /// None if the profile is sRGB; the error says what is wrong with it.

@@ -15,6 +15,8 @@ pub(super) enum FileFormat {
     Bmp,
     Tiff,
     JpegXl,
+    Avif,
+    Heic,
 }
 
 impl FileFormat {
@@ -28,6 +30,8 @@ impl FileFormat {
             Self::Bmp => "BMP",
             Self::Tiff => "TIFF",
             Self::JpegXl => "JPEG XL",
+            Self::Avif => "AVIF",
+            Self::Heic => "HEIC",
         }
     }
 
@@ -41,6 +45,8 @@ impl FileFormat {
             Self::Bmp => "bmp",
             Self::Tiff => "tiff",
             Self::JpegXl => "jxl",
+            Self::Avif => "avif",
+            Self::Heic => "heic",
         }
     }
 }
@@ -65,7 +71,7 @@ impl Survey {
 
 /// The format by the first bytes, or the reason why it is not supported.
 pub(super) fn recognize(bytes: &[u8]) -> Result<FileFormat, String> {
-    const ACCEPTED: &str = "PNG, JPEG, WebP, GIF, BMP, TIFF and JPEG XL are accepted";
+    const ACCEPTED: &str = "PNG, JPEG, WebP, GIF, BMP, TIFF, JPEG XL, AVIF and HEIC are accepted";
     let starts = |magic: &[u8]| bytes.starts_with(magic);
     if let Some(camera) = raw::recognize(bytes) {
         return Err(format!(
@@ -87,11 +93,28 @@ pub(super) fn recognize(bytes: &[u8]) -> Result<FileFormat, String> {
         Ok(FileFormat::Bmp)
     } else if starts(b"\xff\x0a") || starts(b"\x00\x00\x00\x0cJXL \r\n\x87\n") {
         Ok(FileFormat::JpegXl)
+    } else if let Some(format) = heif(bytes) {
+        Ok(format)
     } else if bytes.is_empty() {
         Err(format!("the file is empty; {ACCEPTED}"))
     } else {
         Err(format!("not a readable picture: {}; {ACCEPTED}", describe(bytes)))
     }
+}
+
+/// The format of a HEIF file. Its main brand may be general; then the compatible ones say what it is.
+fn heif(bytes: &[u8]) -> Option<FileFormat> {
+    const HEIC: [&[u8]; 11] =
+        [b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1"];
+    if bytes.get(4..8) != Some(b"ftyp") {
+        return None;
+    }
+    let length = be32(bytes, 0).map_or(0, |length| length as usize).clamp(16, 256);
+    let mut brands = bytes.get(8..length.min(bytes.len()))?.chunks_exact(4);
+    if brands.clone().any(|brand| matches!(brand, b"avif" | b"avis")) {
+        return Some(FileFormat::Avif);
+    }
+    brands.any(|brand| HEIC.contains(&brand)).then_some(FileFormat::Heic)
 }
 
 /// A guess for the message, for files that people often send by mistake.
@@ -115,19 +138,7 @@ fn describe(bytes: &[u8]) -> String {
         return format!("the bytes look like {what}");
     }
     if bytes.get(4..8) == Some(b"ftyp") {
-        // A picture's main brand may be general; then the compatible ones say what it is.
-        let length = be32(bytes, 0).map_or(0, |length| length as usize).clamp(16, 256);
-        let brands = bytes.get(8..length.min(bytes.len())).unwrap_or_default();
-        let has = |wanted: &[&[u8]]| brands.chunks_exact(4).any(|brand| wanted.contains(&brand));
-        return if has(&[b"avif", b"avis"]) {
-            "the bytes look like AVIF; save it as PNG, JPEG or WebP"
-        } else if has(&[b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1"]) {
-            "the bytes look like HEIC, as phones save it; save it as JPEG or PNG (on an iPhone: Settings, Camera, \
-             Formats, Most Compatible)"
-        } else {
-            "the bytes look like a video"
-        }
-        .to_owned();
+        return "the bytes look like a video".to_owned();
     }
     let head = &bytes[..bytes.len().min(512)];
     let Ok(text) = std::str::from_utf8(head).or_else(|error| std::str::from_utf8(&head[..error.valid_up_to()])) else {
@@ -158,8 +169,8 @@ pub(super) fn survey(format: FileFormat, bytes: &[u8]) -> Result<Survey, String>
         FileFormat::WebP => webp(bytes),
         FileFormat::Gif => gif(bytes),
         FileFormat::Bmp => Some(Survey::new(bmp_size(bytes), 1)),
-        // A TIFF has no order, and a JPEG XL no lengths; what is missing shows when they are read.
-        FileFormat::Tiff | FileFormat::JpegXl => Some(Survey::new(None, 1)),
+        // A TIFF and a HEIF file have no order, and a JPEG XL no lengths; what is missing shows when they are read.
+        FileFormat::Tiff | FileFormat::JpegXl | FileFormat::Avif | FileFormat::Heic => Some(Survey::new(None, 1)),
     };
     found.ok_or_else(|| {
         format!("the {} is cut short: it ends after {} bytes; download or save it again", format.label(), bytes.len())

@@ -13,6 +13,7 @@ use ::image::{DynamicImage, ImageDecoder, ImageError, RgbaImage};
 use super::color::{self, Encoding, MOST_PROFILE, Profile};
 use super::container::{self, FileFormat, Survey};
 use super::exif::{Exif, xmp_orientation};
+use super::heif::Heif;
 use super::jxl::Jxl;
 use super::limits::DecodeLimits;
 use super::pixels::{CodecError, Pixels};
@@ -28,10 +29,10 @@ pub struct Decoded {
     pub notes: Vec<String>,
 }
 
-/// Decodes PNG, JPEG, WebP, GIF, BMP, TIFF or JPEG XL, detected by content. `name` is only for messages.
+/// Decodes PNG, JPEG, WebP, GIF, BMP, TIFF, JPEG XL, AVIF or HEIC, detected by content. `name` is only for messages.
 ///
 /// Takes the first picture of animations and multi-page files, applies the EXIF orientation, converts to sRGB by the
-/// file's color profile, cICP chunk or Adobe RGB mark, converts CMYK and Lab, and then rounds 16 bits to 8; each of
+/// file's color profile, CICP numbers or Adobe RGB mark, converts CMYK and Lab, and then rounds 16 bits to 8; each of
 /// these adds a note.
 ///
 /// # Errors
@@ -135,6 +136,7 @@ enum FormatHeader<'a> {
     Jpeg(jpeg::JpegHeader),
     Tiff(Box<Tiff<'a>>),
     Jxl(Box<Jxl>),
+    Heif(Box<Heif<'a>>),
     /// A format that the `image` crate decodes.
     Other,
 }
@@ -194,6 +196,19 @@ impl<'a> PictureHeader<'a> {
                 header.encoding.profile = jxl.icc().map(bounded);
                 header.kind = FormatHeader::Jxl(Box::new(jxl));
             }
+            FileFormat::Avif | FileFormat::Heic => {
+                let heif = Heif::open(bytes).map_err(|error| explain_codec(name, format, error))?;
+                limits.check_size(name, heif.coded_size())?;
+                header.format = heif.format;
+                header.size = heif.size;
+                header.survey.frames = heif.frames;
+                // HEIF turns pictures by its own properties; the orientation in EXIF only tells of them.
+                header.exif = heif.exif.as_deref().map(Exif::of).unwrap_or_default();
+                header.exif.orientation = None;
+                header.encoding.profile = heif.profile.map(bounded);
+                header.encoding.cicp = heif.cicp();
+                header.kind = FormatHeader::Heif(Box::new(heif));
+            }
             FileFormat::WebP | FileFormat::Gif | FileFormat::Bmp => {
                 header.size =
                     open(format, bytes, limits.max_memory).map_err(|e| explain(name, format, e))?.dimensions();
@@ -213,6 +228,7 @@ impl<'a> PictureHeader<'a> {
             FormatHeader::Jpeg(jpeg) => pixels * jpeg.bytes_per_pixel(),
             FormatHeader::Tiff(tiff) => tiff.memory(),
             FormatHeader::Jxl(jxl) => pixels * jxl.bytes_per_pixel(),
+            FormatHeader::Heif(heif) => heif.memory(),
             // The frame and the canvas.
             FormatHeader::Other => pixels * 8,
         };
@@ -228,12 +244,19 @@ impl<'a> PictureHeader<'a> {
     fn frames_note(&self) -> Option<String> {
         let frames = self.survey.frames;
         let kind = match self.format {
-            _ if frames < 2 => return None,
+            _ if frames < 2 => return self.others_note(),
             FileFormat::Tiff => format!("TIFF with {frames} pages"),
             FileFormat::Png => format!("animated PNG with {frames} frames"),
             format => format!("animated {} with {frames} frames", format.label()),
         };
         Some(format!("{kind}; only the first was used"))
+    }
+
+    /// A HEIF file may have several pictures, of which one is the main one.
+    fn others_note(&self) -> Option<String> {
+        let FormatHeader::Heif(heif) = &self.kind else { return None };
+        let (label, pictures) = (self.format.label(), heif.pictures);
+        (pictures > 1).then(|| format!("{label} with {pictures} pictures; only the main one was used"))
     }
 
     fn pixels(
@@ -262,6 +285,7 @@ impl<'a> PictureHeader<'a> {
                 hdr.into_iter().for_each(note);
                 Ok(pixels)
             }
+            FormatHeader::Heif(heif) => heif.decode().map_err(broken),
             FormatHeader::Other => {
                 let refused = |error| explain(name, self.format, error);
                 let decoder = open(self.format, bytes, most_memory as u64).map_err(refused)?;
@@ -310,6 +334,9 @@ fn explain_codec(name: &str, format: FileFormat, error: CodecError) -> JobError 
     let reason = match error {
         CodecError::TooLarge => return too_much(name, label, "the limit is image.max_memory"),
         CodecError::CutShort => cut_short(label),
+        CodecError::Unsupported(what) => {
+            format!("this kind of {label} is not supported ({what}); save it as a plain PNG or JPEG")
+        }
         CodecError::Damaged(said) => damaged(label, &said),
     };
     JobError::InvalidImage { input: name.to_owned(), reason }

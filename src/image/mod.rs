@@ -12,6 +12,7 @@ mod decode;
 mod exif;
 mod export;
 mod fit;
+mod heif;
 mod jpeg;
 mod jxl;
 mod limits;

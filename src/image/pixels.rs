@@ -53,6 +53,8 @@ impl Pixels {
 pub(super) enum CodecError {
     CutShort,
     TooLarge,
+    /// What it has that is not read.
+    Unsupported(String),
     /// What the codec says.
     Damaged(String),
 }

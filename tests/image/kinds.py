@@ -2,10 +2,13 @@
 
     python tests/image/kinds.py FOLDER
 
-Needs Pillow, NumPy, tifffile, imagecodecs and pillow-jxl-plugin. tests/image/kinds/ has some of them; `scripts/corpus` checks all."""
+Needs Pillow, NumPy, tifffile, imagecodecs, pillow-jxl-plugin, and cjxl and djxl (Debian: libjxl-tools).
+tests/image/kinds/ has some of them; `scripts/corpus` checks all."""
 
 import pathlib
+import subprocess
 import sys
+import tempfile
 
 import imagecodecs
 import numpy
@@ -118,6 +121,14 @@ def main(folder):
     jxl("jxl-float", light, rounded(coded, 1), lossless=True)
     lossy = imagecodecs.jpegxl_encode(numpy.asarray(soft), distance=1.0)
     jxl("jxl-lossy", numpy.asarray(soft), imagecodecs.jpegxl_decode(lossy), distance=1.0)
+    # Color multiplied by alpha, which imagecodecs does not write.
+    with tempfile.TemporaryDirectory() as work:
+        drawn, coded, read = (f"{work}/{name}" for name in ("drawn.png", "coded.jxl", "read.png"))
+        Image.fromarray(numpy.dstack([rgb, (255 - y * 3).astype(numpy.uint8)]), "RGBA").save(drawn)
+        subprocess.run(["cjxl", drawn, coded, "--premultiply=1", "-d", "0.3"], check=True, capture_output=True)
+        subprocess.run(["djxl", coded, read], check=True, capture_output=True)
+        (folder / "jxl-premultiplied-lossy.jxl").write_bytes(pathlib.Path(coded).read_bytes())
+        store("jxl-premultiplied-lossy.jxl", Image.open(read).convert("RGBA"))
     # Turned by the file's own orientation; the pixels of a JPEG are kept as they are.
     turned = soft.getexif()
     turned[274] = 6

@@ -7,7 +7,8 @@ use super::{Row, reading::Sink};
 use crate::{job::JobError, store::InputReader};
 
 /// The extensions of pictures. Decoding checks the content later.
-const PICTURES: [&str; 10] = ["png", "jpg", "jpeg", "jfif", "webp", "gif", "bmp", "tif", "tiff", "jxl"];
+const PICTURES: [&str; 14] =
+    ["png", "jpg", "jpeg", "jfif", "webp", "gif", "bmp", "tif", "tiff", "jxl", "avif", "heic", "heif", "hif"];
 
 pub fn read(inputs: &InputReader, url: &str, sink: &mut Sink) -> Result<(), JobError> {
     let runtime = Handle::current();
@@ -70,7 +71,9 @@ mod tests {
             ("._a.png", Some("hidden")),
             (".git/x.png", Some("hidden")),
             ("__MACOSX/._a.png", Some("__MACOSX")),
-            ("x.HEIC", Some(".heic")),
+            ("d.HEIC", None),
+            ("e.hif", None),
+            ("x.DNG", Some(".dng")),
             ("README", Some("without an extension")),
             ("folder/", Some("without an extension")),
         ] {

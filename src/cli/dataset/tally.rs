@@ -15,7 +15,7 @@ pub struct Tally {
 impl Tally {
     const EXAMPLES: usize = 3;
 
-    /// `reason` is `hidden`, or the ending of files that are no pictures: `.heic`.
+    /// `reason` is `hidden`, or the ending of files that are no pictures: `.mov`.
     pub fn add(&mut self, reason: impl Into<String>) {
         *self.reasons.entry(reason.into()).or_default() += 1;
     }
@@ -46,7 +46,7 @@ impl Tally {
         &self.reasons
     }
 
-    /// `skipped 3 files: .heic 2, hidden 1`; nothing if nothing was skipped.
+    /// `skipped 3 files: .mov 2, hidden 1`; nothing if nothing was skipped.
     pub fn text(&self) -> Option<String> {
         if self.reasons.is_empty() {
             return None;
@@ -70,12 +70,12 @@ mod tests {
     fn reasons_are_counted_the_most_frequent_first() {
         let mut tally = Tally::default();
         assert_eq!(tally.text(), None);
-        for reason in ["hidden", ".heic", ".heic"] {
+        for reason in ["hidden", ".mov", ".mov"] {
             tally.add(reason);
         }
         let examples = vec!["a\\u{1}.png".to_owned()];
         tally.add_skipped(&Skipped { count: 4, examples, linked_folders: 3, unreadable: 0 });
-        let text = "skipped 10 files: with names that a job cannot use 4, linked folders 3, .heic 2, hidden 1 (control characters, a \
+        let text = "skipped 10 files: with names that a job cannot use 4, linked folders 3, .mov 2, hidden 1 (control characters, a \
                     part . or .., or not UTF-8: a\\u{1}.png)";
         assert_eq!(tally.text().as_deref(), Some(text));
         assert_eq!(tally.total(), 10);

@@ -28,7 +28,8 @@ Examples:
   acetate run decompose scene.png --out out/scene --device cuda --model Qwen/Qwen-Image-Layered \\
       --transformer Qwen_Image_Layered-Q4_K_M.gguf")]
 pub struct DecomposeArgs {
-    /// The picture: a file (PNG, JPEG, WebP, GIF, BMP, TIFF, JPEG XL), or job:ID:LAYER for a layer of an earlier job.
+    /// The picture: a file (PNG, JPEG, WebP, GIF, BMP, TIFF, JPEG XL, AVIF, HEIC), or job:ID:LAYER for a layer of
+    /// an earlier job.
     /// Several pictures, or a folder: each gets a folder of its own in --out; run again, it continues where it stopped
     #[arg(required = true, value_name = "IMAGE|DIR")]
     images: Vec<String>,

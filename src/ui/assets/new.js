@@ -4,7 +4,7 @@ import { api } from './api.js';
 import { bytes, h, icon, say } from './dom.js';
 import { failed, toast } from './toast.js';
 
-export const KINDS = 'image/png,image/jpeg,image/webp,image/gif,image/bmp,image/tiff,image/jxl,.jxl';
+export const KINDS = 'image/png,image/jpeg,image/webp,image/gif,image/bmp,image/tiff,image/jxl,.jxl,image/avif,.avif,image/heic,.heic,image/heif,.heif,.hif';
 
 /** Returns the element and a function that takes files from elsewhere on the page; calls `onJob(job)` for an accepted job. */
 export function newJob({ config, models, onJob }) {
@@ -29,7 +29,7 @@ export function newJob({ config, models, onJob }) {
   const form = h('form.new', { onsubmit: send, 'aria-label': 'New picture' },
     h('h1', {}, 'Split a picture into layers'),
     h('p.lead', {}, 'You get transparent layers, back to front, which you can edit one by one and put back together.'),
-    input, zone, h('div.row.between', {}, sample, h('p.soft', {}, `PNG, JPEG, WebP, GIF, BMP, TIFF or JPEG XL, up to ${bytes(limits.max_upload_bytes)}`)),
+    input, zone, h('div.row.between', {}, sample, h('p.soft', {}, `PNG, JPEG, WebP, GIF, BMP, TIFF, JPEG XL, AVIF or HEIC, up to ${bytes(limits.max_upload_bytes)}`)),
     modelNotice(models),
     h('div.fields', {},
       layersField(layers, defaults.layers),
@@ -88,7 +88,7 @@ export function newJob({ config, models, onJob }) {
     if (!given) return;
     problem.hidden = true;
     if (given.type && !given.type.startsWith('image/')) {
-      refuse(`${given.name} is not a picture. Use PNG, JPEG, WebP, GIF, BMP, TIFF or JPEG XL.`);
+      refuse(`${given.name} is not a picture. Use PNG, JPEG, WebP, GIF, BMP, TIFF, JPEG XL, AVIF or HEIC.`);
       return;
     }
     if (given.size > limits.max_upload_bytes) {

@@ -37,7 +37,7 @@ fn sixteen_bits_are_rounded_and_noted() {
         Rgb([value, u16::MAX - value, 0])
     });
     let decoded = decode("deep.png", &encode(&deep.clone().into(), ImageFormat::Png)).expect("a picture");
-    assert_eq!(decoded.notes, ["16 bits per channel, rounded to 8"]);
+    assert_eq!(decoded.notes, ["more than 8 bits per channel, rounded to 8"]);
     for (x, y, pixel) in decoded.pixels.enumerate_pixels() {
         let rounded = deep.get_pixel(x, y).0.map(|value| (f64::from(value) / 257.0).round() as u8);
         assert_eq!(pixel.0, [rounded[0], rounded[1], rounded[2], 255]);
@@ -165,5 +165,29 @@ fn srgb_is_left_bit_for_bit_and_broken_profiles_are_noted() {
         assert_eq!(decoded.notes.len(), 1);
         assert!(decoded.notes[0].starts_with(why), "{:?}", decoded.notes);
         assert!(decoded.notes[0].ends_with("; the pixels were treated as sRGB"), "{:?}", decoded.notes);
+    }
+}
+
+/// Display P3, by the formulas of H.273.
+#[test]
+fn a_cicp_chunk_is_applied() {
+    let colors: [([u8; 3], [u8; 3]); 4] = [
+        ([200, 100, 50], [215, 93, 31]),
+        ([90, 160, 60], [61, 162, 39]),
+        ([128, 128, 128], [128, 128, 128]),
+        ([60, 90, 180], [50, 91, 186]),
+    ];
+    let drawn = RgbImage::from_raw(4, 1, colors.iter().flat_map(|(coded, _)| *coded).collect()).expect("four pixels");
+    let png = encode(&drawn.into(), ImageFormat::Png);
+    // Behind the signature and the header.
+    let marked = [&png[..33], &chunk(b"cICP", &[12, 13, 0, 1]), &png[33..]].concat();
+    let decoded = decode("p3.png", &marked).expect("a picture");
+    assert_eq!(
+        decoded.notes,
+        ["converted from the color that its CICP numbers name (primaries 12, transfer 13) to sRGB"]
+    );
+    for (pixel, (_, wanted)) in decoded.pixels.pixels().zip(colors) {
+        let (far, _) = difference(&pixel.0[..3], &wanted);
+        assert!(far <= 1, "{pixel:?} instead of {wanted:?}");
     }
 }

@@ -143,5 +143,6 @@ mod output {
 }
 
 mod decode;
+mod heif;
 mod kinds;
 mod refused;

@@ -40,7 +40,7 @@ async fn results(world: &World, batch: &str) -> Vec<Value> {
 async fn hidden_files_are_skipped_and_counted(world: World) {
     let good = world.input("set/a.png", [1, 2, 3, 255]);
     let folder = world.path(good.strip_suffix("a.png").unwrap());
-    for name in ["._a.png", "__MACOSX/._a.png", "b.heic", "c.heic", ".git/x.png"] {
+    for name in ["._a.png", "__MACOSX/._a.png", "b.mov", "c.mov", ".git/x.png"] {
         let path = folder.join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, "x").unwrap();
@@ -51,10 +51,10 @@ async fn hidden_files_are_skipped_and_counted(world: World) {
     let args = ["submit", "composite", "--from", from, "--output", &output, "--batch", "hidden"];
     let ran = world.run(&[&args[..], &["--dry-run"]].concat()).await;
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    assert!(ran.stderr.contains("skipped 5 files: .heic 2, hidden 2, __MACOSX 1"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("skipped 5 files: .mov 2, hidden 2, __MACOSX 1"), "{}", ran.stderr);
     let report = world.json(&[&args[..], &["--json"]].concat()).await;
     assert_eq!((&report["submitted"], &report["skipped"]), (&json!(1), &json!(5)), "{report}");
-    assert_eq!(report["skipped_by_reason"][".heic"], 2);
+    assert_eq!(report["skipped_by_reason"][".mov"], 2);
     if world.service.is_none() {
         fs::write(folder.join("new\nline.png"), "x").unwrap();
         let report = world.json(&[&args[..], &["--json"]].concat()).await;

@@ -448,7 +448,7 @@ fn a_misspelled_folder_is_told_soon_when_there_is_no_network() {
     assert!(start.elapsed().as_secs() < 30, "it took {:?}", start.elapsed());
 
     let Ran { code, stderr, .. } = hub("localhost");
-    assert_eq!(code, Some(1), "{stderr}");
+    assert_eq!(code, Some(2), "{stderr}");
     assert!(stderr.contains("\"localhost\" is not an http or https address; set HF_ENDPOINT"), "{stderr}");
 
     let offline = place.run(&args);

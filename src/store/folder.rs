@@ -26,6 +26,8 @@ const LEAST_FREE: u64 = 16 << 20;
 #[derive(Debug, Clone)]
 pub struct FolderStore {
     root: PathBuf,
+    /// Whether it is the store of `store.url`.
+    own: bool,
 }
 
 /// An object that was written.
@@ -41,11 +43,17 @@ pub struct Stored {
 impl FolderStore {
     /// The folder of a `file:///` address, unchecked: enough to read objects and to name them.
     pub fn at(url: &str) -> Result<Self, JobError> {
-        Ok(Self::in_folder(path_of("store.url", url)?))
+        Ok(Self::in_folder(path_of("store.url", url)?).own())
     }
 
     pub fn in_folder(root: PathBuf) -> Self {
-        Self { root }
+        Self { root, own: false }
+    }
+
+    /// The same as the store of `store.url`, whose operator corrects its path while jobs wait: a wrong path is then
+    /// no fault of a request.
+    pub(super) fn own(self) -> Self {
+        Self { own: true, ..self }
     }
 
     /// Like [`FolderStore::at`], but also checks that the folder is writable.
@@ -58,7 +66,14 @@ impl FolderStore {
     /// Creates the folder if needed, writes a file into it and deletes it again.
     pub async fn check(&self) -> Result<(), JobError> {
         let store = self.clone();
-        blocking(move || store.make()).await
+        blocking(move || store.make()).await.map_err(|error| self.blamed(error))
+    }
+
+    fn blamed(&self, error: JobError) -> JobError {
+        match error {
+            JobError::InvalidRequest { field: path, reason } if self.own => JobError::storage(path, reason),
+            error => error,
+        }
     }
 
     /// Whether the folder exists, and can be written; or, if it does not, whether it can be made. Leaves nothing
@@ -104,6 +119,7 @@ impl FolderStore {
             Ok(Stored { key, size: bytes.len() as u64, sha256: hex::encode(Sha256::digest(&bytes)) })
         })
         .await
+        .map_err(|error| self.blamed(error))
     }
 
     /// Writes objects, each whole or not at all, faster than one by one.
@@ -112,7 +128,8 @@ impl FolderStore {
     /// Of all objects, if the thread stopped.
     pub async fn put_all(&self, objects: Vec<(ObjectKey, Vec<u8>)>) -> Result<Vec<Result<(), JobError>>, JobError> {
         let files: Vec<_> = objects.into_iter().map(|(key, bytes)| (self.path(&key), bytes)).collect();
-        blocking(move || Ok(write_all_whole(&files))).await
+        let written = blocking(move || Ok(write_all_whole(&files))).await?;
+        Ok(written.into_iter().map(|one| one.map_err(|error| self.blamed(error))).collect())
     }
 
     /// Reads an object back from the disk and compares it with what was written.

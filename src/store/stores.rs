@@ -50,7 +50,10 @@ impl Stores {
         }
         let client = S3Client::new(settings.s3.clone());
         let root = Location::parse("store.url", &settings.url)?.as_folder();
-        let own = rooted(&client, "store.url", &root)?;
+        let own = match rooted(&client, "store.url", &root)? {
+            Store::Folder(folder) => Store::Folder(folder.own()),
+            s3 @ Store::S3(_) => s3,
+        };
         let lists = match trust {
             Trust::Local => None,
             Trust::Submitted => Some((

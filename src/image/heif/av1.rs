@@ -2,7 +2,7 @@
 
 use re_rav1d::dav1d::{Decoder, Error, Picture, PixelLayout, PlanarImageComponent, Settings};
 
-use super::planes::{Chroma, Planes, SampleFormat};
+use super::planes::{Chroma, PlaneFormat, Planes};
 use crate::image::pixels::CodecError;
 
 /// Decodes the first picture, of no more than `most_pixels`.
@@ -51,7 +51,7 @@ fn planes(picture: &Picture) -> Result<Planes, CodecError> {
     let mut planes = Planes {
         width: picture.width() as usize,
         height: picture.height() as usize,
-        format: SampleFormat { depth, chroma },
+        format: PlaneFormat { depth, chroma },
         samples: Default::default(),
     };
     let components = [PlanarImageComponent::Y, PlanarImageComponent::U, PlanarImageComponent::V];

@@ -1,11 +1,11 @@
 //! The sequence header of AV1 (section 5.5 of its specification): the format and the color of the samples.
 
-use super::planes::{Chroma, CodedColor, SampleFormat};
+use super::planes::{Chroma, CodedColor, PlaneFormat};
 
 const SEQUENCE_HEADER: u8 = 1;
 
 /// Searches the open bitstream units for the header. None if it is not there or not whole.
-pub(super) fn read(mut data: &[u8]) -> Option<(SampleFormat, CodedColor)> {
+pub(super) fn read(mut data: &[u8]) -> Option<(PlaneFormat, CodedColor)> {
     loop {
         let (first, mut rest) = data.split_first()?;
         let (kind, has_extension, has_size) = (first >> 3 & 15, first & 4 != 0, first & 2 != 0);
@@ -56,7 +56,7 @@ impl BitFields<'_> {
     }
 }
 
-fn sequence_header(fields: &mut BitFields<'_>) -> Option<(SampleFormat, CodedColor)> {
+fn sequence_header(fields: &mut BitFields<'_>) -> Option<(PlaneFormat, CodedColor)> {
     let profile = fields.bits(3)?;
     fields.flag()?;
     let reduced = fields.flag()?;
@@ -137,7 +137,7 @@ fn prediction_tools(fields: &mut BitFields<'_>) -> Option<()> {
     Some(())
 }
 
-fn color(fields: &mut BitFields<'_>, profile: u32) -> Option<(SampleFormat, CodedColor)> {
+fn color(fields: &mut BitFields<'_>, profile: u32) -> Option<(PlaneFormat, CodedColor)> {
     let high = fields.flag()?;
     let twelve = profile == 2 && high && fields.flag()?;
     let depth = if twelve { 12 } else { 8 + 2 * u8::from(high) };
@@ -157,7 +157,7 @@ fn color(fields: &mut BitFields<'_>, profile: u32) -> Option<(SampleFormat, Code
         _ if !fields.flag()? => Chroma::Half,
         _ => Chroma::Quarter,
     };
-    Some((SampleFormat { depth, chroma }, CodedColor { primaries, transfer, matrix, full_range }))
+    Some((PlaneFormat { depth, chroma }, CodedColor { primaries, transfer, matrix, full_range }))
 }
 
 #[cfg(test)]
@@ -188,13 +188,13 @@ mod tests {
             (2, format!("1101{numbers}011"), 12, Chroma::Quarter),
         ] {
             let bytes = reduced(profile, &color);
-            assert_eq!(read(&bytes), Some((SampleFormat { depth, chroma }, said)), "profile {profile}");
+            assert_eq!(read(&bytes), Some((PlaneFormat { depth, chroma }, said)), "profile {profile}");
             for end in 0..bytes.len() {
                 let _ = read(&bytes[..end]);
             }
         }
         let srgb = CodedColor { primaries: 1, transfer: 13, matrix: 0, full_range: true };
         let bytes = reduced(1, "01000000010000110100000000");
-        assert_eq!(read(&bytes), Some((SampleFormat { depth: 8, chroma: Chroma::Full }, srgb)));
+        assert_eq!(read(&bytes), Some((PlaneFormat { depth: 8, chroma: Chroma::Full }, srgb)));
     }
 }

@@ -23,7 +23,7 @@ impl<'a> Boxes<'a> {
     }
 
     fn read(&mut self) -> Result<IsoBox<'a>, CodecError> {
-        let mut fields = Fields::of(std::mem::take(&mut self.rest));
+        let mut fields = BoxContent::of(std::mem::take(&mut self.rest));
         let start = fields.rest;
         let (length, kind) = (fields.u32()?, fields.letters()?);
         let length = match length {
@@ -53,11 +53,11 @@ impl<'a> Iterator for Boxes<'a> {
 
 /// The fields of a box, in order. The end of its content is the file's end, too, so what is missing was cut off.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Fields<'a> {
+pub(super) struct BoxContent<'a> {
     pub rest: &'a [u8],
 }
 
-impl<'a> Fields<'a> {
+impl<'a> BoxContent<'a> {
     pub fn of(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }

@@ -4,10 +4,10 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 
-use super::boxes::{Fields, FourLetters};
+use super::boxes::{BoxContent, FourLetters};
 use super::hevc::HevcConfig;
 use super::items::{HeifItems, coding_name};
-use super::planes::{CodedColor, Planes, SampleFormat};
+use super::planes::{CodedColor, PlaneFormat, Planes};
 use super::{av1, av1_header};
 use crate::image::pixels::CodecError;
 
@@ -20,7 +20,7 @@ pub(super) const TURNS: [&FourLetters; 3] = [b"clap", b"irot", b"imir"];
 /// Pictures side by side; most files have only one.
 pub(super) struct Tiles<'a> {
     pub size: (u32, u32),
-    pub format: SampleFormat,
+    pub format: PlaneFormat,
     pub color: CodedColor,
     columns: usize,
     tiles: Vec<CodedPicture<'a>>,
@@ -30,7 +30,7 @@ pub(super) struct CodedPicture<'a> {
     size: (u32, u32),
     data: Cow<'a, [u8]>,
     coding: PictureCoding<'a>,
-    format: SampleFormat,
+    format: PlaneFormat,
     color: CodedColor,
 }
 
@@ -57,7 +57,7 @@ impl<'a> Tiles<'a> {
     /// The tiles of the grid `id`, or as many others, such as their alpha.
     pub fn grid(items: &HeifItems<'a>, id: u32, tiles: &[u32]) -> Result<Self, CodecError> {
         let data = items.data(id)?;
-        let mut fields = Fields::of(&data);
+        let mut fields = BoxContent::of(&data);
         let (_, flags) = (fields.u8()?, fields.u8()?);
         let (rows, columns) = (usize::from(fields.u8()?) + 1, usize::from(fields.u8()?) + 1);
         let mut side = || fields.item(flags & 1 != 0);
@@ -122,7 +122,7 @@ impl<'a> CodedPicture<'a> {
     fn read(items: &HeifItems<'a>, id: u32) -> Result<Self, CodecError> {
         let kind = items.kind(id)?;
         check_properties(items, id)?;
-        let size = items.property(id, b"ispe").map(Fields::of).and_then(|mut fields| {
+        let size = items.property(id, b"ispe").map(BoxContent::of).and_then(|mut fields| {
             fields.version().ok()?;
             Some((fields.u32().ok()?, fields.u32().ok()?))
         });

@@ -7,8 +7,8 @@ use heifer_hevc_dec::{
     params::ParameterSets,
 };
 
-use super::boxes::Fields;
-use super::planes::{Chroma, CodedColor, Planes, SampleFormat};
+use super::boxes::BoxContent;
+use super::planes::{Chroma, CodedColor, PlaneFormat, Planes};
 use crate::image::pixels::CodecError;
 
 /// Coded pictures are padded to whole blocks, of at most this many rows and columns.
@@ -20,14 +20,14 @@ pub(super) struct HevcConfig<'a> {
     /// Bytes of the length before each unit.
     length_size: usize,
     units: Vec<&'a [u8]>,
-    pub format: SampleFormat,
+    pub format: PlaneFormat,
     pub color: CodedColor,
 }
 
 impl<'a> HevcConfig<'a> {
     /// `data` is the coded picture, which may hold what `content` lacks.
     pub fn read(content: &'a [u8], data: &[u8]) -> Result<Self, CodecError> {
-        let mut fields = Fields::of(content);
+        let mut fields = BoxContent::of(content);
         fields.take(21)?;
         let length_size = usize::from(fields.u8()? & 3) + 1;
         let mut units = Vec::new();
@@ -51,7 +51,7 @@ impl<'a> HevcConfig<'a> {
         if sps.chroma_format_idc != 0 && sps.bit_depth_luma != sps.bit_depth_chroma {
             return Err(CodecError::Unsupported("other bits for chroma than for luma".to_owned()));
         }
-        let format = SampleFormat { depth: sps.bit_depth_luma, chroma: chroma(sps.chroma_format_idc) };
+        let format = PlaneFormat { depth: sps.bit_depth_luma, chroma: chroma(sps.chroma_format_idc) };
         let color = match &sps.vui {
             Some(vui) => CodedColor {
                 primaries: vui.colour_primaries.into(),
@@ -76,7 +76,7 @@ impl<'a> HevcConfig<'a> {
         let [columns, rows] = [width, height].map(|side| (u64::from(side) + 2 * BLOCK).next_multiple_of(BLOCK));
         let options = DecodeOptions { max_pixels: columns * rows, ..DecodeOptions::default() };
         let frame = decode_picture(&stream, options).map_err(said)?;
-        let format = SampleFormat { depth: frame.bit_depth[0], chroma: chroma(frame.chroma_format) };
+        let format = PlaneFormat { depth: frame.bit_depth[0], chroma: chroma(frame.chroma_format) };
         let (width, height) = (frame.widths[0] as usize, frame.heights[0] as usize);
         Ok(Planes { width, height, format, samples: frame.planes })
     }
@@ -93,7 +93,7 @@ fn chroma(format: u8) -> Chroma {
 
 /// The units of the picture, which have their lengths before them.
 fn split(data: &[u8], length_size: usize) -> Result<impl Iterator<Item = &[u8]>, CodecError> {
-    let mut fields = Fields::of(data);
+    let mut fields = BoxContent::of(data);
     let mut units = Vec::new();
     while !fields.rest.is_empty() {
         let length = fields.number(length_size)? as usize;

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::HashMap};
 
-use super::boxes::{Boxes, Fields, FourLetters, IsoBox, name};
+use super::boxes::{BoxContent, Boxes, FourLetters, IsoBox, name};
 use crate::image::pixels::CodecError;
 
 /// The most items that a file may have. A grid has up to 65,536 tiles, and as many may hold its alpha.
@@ -62,7 +62,7 @@ impl<'a> HeifItems<'a> {
             references: Vec::new(),
             auxiliaries: HashMap::new(),
         };
-        let mut meta = Fields::of(meta);
+        let mut meta = BoxContent::of(meta);
         meta.version()?;
         let children = Boxes::of(meta.rest).collect::<Result<Vec<_>, _>>()?;
         // Their order is free, and the others need the items.
@@ -73,7 +73,7 @@ impl<'a> HeifItems<'a> {
         for child in &children {
             match &child.kind {
                 b"pitm" => {
-                    let mut fields = Fields::of(child.content);
+                    let mut fields = BoxContent::of(child.content);
                     let (version, _) = fields.version()?;
                     found.primary = fields.item(version > 0)?;
                     has_primary = true;
@@ -97,11 +97,11 @@ impl<'a> HeifItems<'a> {
     }
 
     fn read_kinds(&mut self, content: &[u8]) -> Result<(), CodecError> {
-        let mut fields = Fields::of(content);
+        let mut fields = BoxContent::of(content);
         let (version, _) = fields.version()?;
         fields.item(version > 0)?;
         for entry in Boxes::of(fields.rest) {
-            let mut entry = Fields::of(entry?.content);
+            let mut entry = BoxContent::of(entry?.content);
             let (version, flags) = entry.version()?;
             if !matches!(version, 2 | 3) {
                 continue;
@@ -118,7 +118,7 @@ impl<'a> HeifItems<'a> {
     }
 
     fn read_places(&mut self, content: &[u8]) -> Result<(), CodecError> {
-        let mut fields = Fields::of(content);
+        let mut fields = BoxContent::of(content);
         let (version, _) = fields.version()?;
         let (first, second) = (fields.u8()?, fields.u8()?);
         let index_size = if version == 0 { 0 } else { second & 15 };
@@ -151,11 +151,11 @@ impl<'a> HeifItems<'a> {
     }
 
     fn read_references(&mut self, content: &[u8]) -> Result<(), CodecError> {
-        let mut fields = Fields::of(content);
+        let mut fields = BoxContent::of(content);
         let (version, _) = fields.version()?;
         for reference in Boxes::of(fields.rest) {
             let IsoBox { kind, content } = reference?;
-            let mut fields = Fields::of(content);
+            let mut fields = BoxContent::of(content);
             let from = fields.item(version > 0)?;
             let to = (0..fields.u16()?).map(|_| fields.item(version > 0)).collect::<Result<_, _>>()?;
             self.references.push(ItemReference { kind, from, to });
@@ -172,7 +172,7 @@ impl<'a> HeifItems<'a> {
             if kind != *b"ipma" {
                 continue;
             }
-            let mut fields = Fields::of(content);
+            let mut fields = BoxContent::of(content);
             let (version, flags) = fields.version()?;
             for _ in 0..fields.u32()? {
                 let id = fields.item(version > 0)?;
@@ -232,7 +232,7 @@ impl<'a> HeifItems<'a> {
         let exif = described.find(|from| self.kind(*from).is_ok_and(|kind| kind == *b"Exif"))?;
         let data = self.data(exif).ok()?;
         // Where the TIFF structure begins, behind this number.
-        let start = (Fields::of(&data).u32().ok()? as usize).checked_add(4)?;
+        let start = (BoxContent::of(&data).u32().ok()? as usize).checked_add(4)?;
         match data {
             Cow::Borrowed(data) => data.get(start..).map(Cow::Borrowed),
             Cow::Owned(data) => data.get(start..).map(|rest| Cow::Owned(rest.to_vec())),

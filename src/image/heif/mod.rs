@@ -16,7 +16,7 @@ mod turn;
 
 use std::borrow::Cow;
 
-use boxes::{Boxes, Fields, IsoBox};
+use boxes::{BoxContent, Boxes, IsoBox};
 use coded::{TURNS, Tiles, check_properties};
 use items::HeifItems;
 use planes::{Chroma, CodedColor};
@@ -205,7 +205,7 @@ enum ColorProperty<'a> {
 
 impl<'a> ColorProperty<'a> {
     fn of(property: IsoBox<'a>) -> Option<Self> {
-        let mut fields = Fields::of((property.kind == *b"colr").then_some(property.content)?);
+        let mut fields = BoxContent::of((property.kind == *b"colr").then_some(property.content)?);
         match &fields.letters().ok()? {
             b"prof" | b"rICC" => Some(Self::Profile(fields.rest)).filter(|_| !fields.rest.is_empty()),
             b"nclx" => {
@@ -294,6 +294,6 @@ fn same_size<'a>(alpha: Tiles<'a>, picture: &Tiles<'a>) -> Result<Tiles<'a>, Cod
 /// Whether a property says that an auxiliary picture is alpha.
 fn is_alpha(content: &[u8]) -> bool {
     const NAMES: [&[u8]; 2] = [b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:2015:auxid:1"];
-    let mut fields = Fields::of(content);
+    let mut fields = BoxContent::of(content);
     fields.version().is_ok() && NAMES.contains(&fields.text())
 }

@@ -33,7 +33,7 @@ impl Chroma {
 
 /// The samples of a coded picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct SampleFormat {
+pub(super) struct PlaneFormat {
     /// Bits: 8, 10 or 12.
     pub depth: u8,
     pub chroma: Chroma,
@@ -52,7 +52,7 @@ pub(super) struct CodedColor {
 pub(super) struct Planes {
     pub width: usize,
     pub height: usize,
-    pub format: SampleFormat,
+    pub format: PlaneFormat,
     /// Rows without gaps; chroma is empty if the picture is gray.
     pub samples: [Vec<u16>; 3],
 }
@@ -65,7 +65,7 @@ impl Planes {
     }
 
     /// An empty picture, into which tiles are put.
-    pub fn canvas((width, height): (usize, usize), format: SampleFormat) -> Self {
+    pub fn canvas((width, height): (usize, usize), format: PlaneFormat) -> Self {
         let mut canvas = Self { width, height, format, samples: Default::default() };
         for plane in 0..3 {
             let (width, height) = canvas.plane_size(plane);

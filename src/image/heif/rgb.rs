@@ -212,14 +212,14 @@ fn rgb(matrix: ColorMatrix, luma: f32, first: f32, second: f32) -> [f32; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::heif::planes::SampleFormat;
+    use crate::image::heif::planes::PlaneFormat;
 
     fn color(matrix: u16, full_range: bool) -> CodedColor {
         CodedColor { primaries: 1, transfer: 13, matrix, full_range }
     }
 
     fn one(matrix: u16, full_range: bool, depth: u8, samples: [u16; 3]) -> Samples {
-        let format = SampleFormat { depth, chroma: Chroma::Full };
+        let format = PlaneFormat { depth, chroma: Chroma::Full };
         let planes = Planes { width: 1, height: 1, format, samples: samples.map(|sample| vec![sample]) };
         interleaved(&planes, color(matrix, full_range), None).expect("pixels").samples
     }

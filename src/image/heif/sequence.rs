@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::boxes::{Boxes, Fields, FourLetters, IsoBox};
+use super::boxes::{BoxContent, Boxes, FourLetters, IsoBox};
 use super::coded::CodedPicture;
 use crate::image::pixels::CodecError;
 
@@ -28,15 +28,15 @@ impl<'a> SequenceTrack<'a> {
 
     fn read(track: &'a [u8]) -> Option<Self> {
         let media = child(track, b"mdia")?;
-        let handler = Fields::of(child(media, b"hdlr")?.get(8..)?).letters().ok()?;
+        let handler = BoxContent::of(child(media, b"hdlr")?.get(8..)?).letters().ok()?;
         let table = child(child(media, b"minf")?, b"stbl")?;
         let IsoBox { kind, content: entry } = Boxes::of(child(table, b"stsd")?.get(8..)?).next()?.ok()?;
-        let mut sizes = Fields::of(child(table, b"stsz")?.get(4..)?);
+        let mut sizes = BoxContent::of(child(table, b"stsz")?.get(4..)?);
         let (same, frames) = (sizes.u32().ok()?, sizes.u32().ok()?);
         let size = if same == 0 { sizes.u32().ok()? } else { same };
         let place = match (child(table, b"stco"), child(table, b"co64")) {
-            (Some(places), _) => Fields::of(places.get(8..)?).u32().ok()?.into(),
-            (None, Some(places)) => Fields::of(places.get(8..)?).u64().ok()?,
+            (Some(places), _) => BoxContent::of(places.get(8..)?).u32().ok()?.into(),
+            (None, Some(places)) => BoxContent::of(places.get(8..)?).u64().ok()?,
             (None, None) => return None,
         };
         Some(Self { frames: frames as usize, handler, kind, entry, first: (place, size) })
@@ -60,7 +60,7 @@ impl<'a> SequenceTrack<'a> {
     }
 
     pub fn first(&self, file: &'a [u8]) -> Result<CodedPicture<'a>, CodecError> {
-        let mut fields = Fields::of(self.entry);
+        let mut fields = BoxContent::of(self.entry);
         fields.take(24)?;
         let size = (fields.u16()?.into(), fields.u16()?.into());
         let config = self.property(if self.kind == *b"av01" { b"av1C" } else { b"hvcC" }).unwrap_or_default();

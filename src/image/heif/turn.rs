@@ -1,6 +1,6 @@
 //! Crops, rotations and mirrorings that a HEIF file asks for.
 
-use super::boxes::Fields;
+use super::boxes::BoxContent;
 use crate::image::pixels::{CodecError, Pixels, Samples};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,18 +22,18 @@ pub(super) enum Turn {
 impl Turn {
     /// From the content of the property `irot`.
     pub fn rotation(content: &[u8]) -> Result<Self, CodecError> {
-        Ok(Self::Rotate(Fields::of(content).u8()? & 3))
+        Ok(Self::Rotate(BoxContent::of(content).u8()? & 3))
     }
 
     /// From the content of the property `imir`.
     pub fn mirror(content: &[u8]) -> Result<Self, CodecError> {
-        Ok(if Fields::of(content).u8()? & 1 == 0 { Self::FlipRows } else { Self::FlipColumns })
+        Ok(if BoxContent::of(content).u8()? & 1 == 0 { Self::FlipRows } else { Self::FlipColumns })
     }
 
     /// From the content of the property `clap`: a width, a height, and the distance between the two centers, as
     /// fractions.
     pub fn crop(content: &[u8], (width, height): (u32, u32)) -> Result<Self, CodecError> {
-        let mut fields = Fields::of(content);
+        let mut fields = BoxContent::of(content);
         let mut fraction = || Ok::<_, CodecError>((i64::from(fields.u32()?.cast_signed()), i64::from(fields.u32()?)));
         let sizes = [fraction()?, fraction()?];
         let distances = [fraction()?, fraction()?];

@@ -1,7 +1,7 @@
 """Makes a checkpoint of the published sizes with random weights in a folder, because weights do not affect the speed.
 
     gpu_checkpoint.py FOLDER [--edit] [--blocks 60] [--text-layers 28] [--parts transformer,vae,text_encoder]
-    gpu_checkpoint.py FILE.safetensors --lora RANK [--blocks 60]
+    gpu_checkpoint.py FILE.safetensors --lora RANK [--blocks 60] [--seed 0]
 
 Weights are drawn on the GPU and scaled so that every path moves the output. Tokenizer, processor and scheduler are
 those of the small checkpoint in models/, or of --small. The model is Layered, or with --edit, Edit-2509. A LoRA changes
@@ -94,8 +94,8 @@ def shapes_of(model: torch.nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
-def make_lora(file: Path, rank: int, blocks: int) -> None:
-    torch.manual_seed(0)
+def make_lora(file: Path, rank: int, blocks: int, seed: int) -> None:
+    torch.manual_seed(seed)
     tensors = {}
     for block in range(blocks):
         for name, (wide_in, wide_out) in LORA.items():
@@ -148,13 +148,14 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--edit", action="store_true")
     parser.add_argument("--lora", type=int, metavar="RANK")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--blocks", type=int, default=60)
     parser.add_argument("--text-layers", type=int, default=28)
     parser.add_argument("--parts", default="transformer,vae,text_encoder")
     parser.add_argument("--small", type=Path)
     arguments = parser.parse_args()
     if arguments.lora:
-        make_lora(arguments.folder, arguments.lora, arguments.blocks)
+        make_lora(arguments.folder, arguments.lora, arguments.blocks, arguments.seed)
     else:
         small = arguments.small or MODELS / ("edit-nano" if arguments.edit else "layered-nano")
         parts = arguments.parts.split(",")

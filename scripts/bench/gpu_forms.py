@@ -138,11 +138,13 @@ class Measures:
         shutil.rmtree(self.place / "full", ignore_errors=True)
         edit = self.checkpoint("edit", "--edit", "--blocks", str(self.arguments.blocks))
         loras = [self.place / f"lora-{index}.safetensors" for index in range(2)]
-        if not loras[0].exists():
-            blocks = str(self.arguments.blocks)
-            run([sys.executable, HERE / "gpu_checkpoint.py", loras[0], "--lora", "64", "--blocks", blocks])
-            shutil.copy(loras[0], loras[1])
-        flags = [flag for lora in loras for flag in ["--lora", lora]]
+        for seed, lora in enumerate(loras):
+            if not lora.exists():
+                blocks = str(self.arguments.blocks)
+                make = [sys.executable, HERE / "gpu_checkpoint.py", lora, "--lora", "64", "--blocks", blocks]
+                run([*make, "--seed", str(seed)])
+        # The third change is between two that are in memory.
+        flags = [flag for lora in [*loras, loras[0]] for flag in ["--lora", lora]]
         self.job("edit, lightning", edit, "edit", "--preset", "lightning", *flags)
         self.job("edit, lightning, fp8", edit, "edit", "--preset", "lightning", "--dtype", "fp8")
         self.job("edit, balanced", edit, "edit", "--preset", "balanced")

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    ModelCache, Slot, SlotKey,
+    ModelCache, OpenDevices, Slot, SlotKey,
     find::{find, with_progress},
     slot::AdapterKey,
     watch,
@@ -31,7 +31,7 @@ pub struct ChosenLora {
     path: PathBuf,
     sha256: String,
     strength: f64,
-    /// If it was read only now, to be hashed.
+    /// If its content is in memory.
     file: Option<Arc<LoraFile>>,
 }
 
@@ -41,6 +41,25 @@ pub struct AdapterFiles {
     /// The hub's files are looked up once in the life of the process, like the models.
     found: HashMap<LoraSource, PathBuf>,
     hashes: HashMap<PathBuf, (Stamp, String)>,
+    /// Contents, the last used one last: jobs often take turns with a few LoRAs.
+    contents: Vec<Arc<LoraFile>>,
+}
+
+/// The most that the contents of LoRAs take in host memory, in bytes: two of rank 64 for all layers.
+const CONTENTS: usize = 2 << 30;
+
+impl AdapterFiles {
+    fn content(&self, sha256: &str) -> Option<Arc<LoraFile>> {
+        self.contents.iter().find(|file| file.sha256() == sha256).cloned()
+    }
+
+    fn keep(&mut self, file: &Arc<LoraFile>) {
+        self.contents.retain(|kept| kept.sha256() != file.sha256());
+        self.contents.push(file.clone());
+        while self.contents.iter().map(|file| file.size()).sum::<usize>() > CONTENTS {
+            self.contents.remove(0);
+        }
+    }
 }
 
 /// Changes when a file is replaced or rewritten.
@@ -82,7 +101,7 @@ impl ModelCache {
         let stamp = stamp(&path)?;
         let known = self.adapter_files.hashes.get(&path).filter(|(known, _)| *known == stamp);
         let (sha256, file) = match known {
-            Some((_, sha256)) => (sha256.clone(), None),
+            Some((_, sha256)) => (sha256.clone(), self.adapter_files.content(sha256)),
             None => {
                 let file = LoraFile::read(&path)?;
                 let sha256 = file.sha256().to_owned();
@@ -103,7 +122,7 @@ impl ModelCache {
     ) -> Result<Slot, Error> {
         let name = self.device_name();
         let devices = self.devices()?;
-        let adapters = read(loras)?;
+        let adapters = self.read_loras(loras, &devices)?;
         let Some(Slot { folder, model, .. }) = self.slots.get(old) else { return self.read(key, loras, callbacks) };
         let id = model.id.clone();
         overlays(folder, &adapters).map_err(|source| Error::model(&id, &name, source))?;
@@ -129,10 +148,19 @@ impl ModelCache {
         let model = super::LoadedModel { loras: pipeline.components().loras.clone(), ..model };
         Ok(Slot { pipeline, model, plan, negative_plan, bytes, folder, text_encoder_file, used })
     }
+
+    /// Reads the files that are not in memory yet.
+    pub(super) fn read_loras(&mut self, loras: &[ChosenLora], devices: &OpenDevices) -> Result<Vec<Adapter>, Error> {
+        let adapters = read(loras)?;
+        // Elsewhere, changing the weights takes much longer than reading a file.
+        if devices.main.is_cuda() {
+            adapters.iter().for_each(|adapter| self.adapter_files.keep(&adapter.file));
+        }
+        Ok(adapters)
+    }
 }
 
-/// Reads the files that are not in memory yet.
-pub(super) fn read(loras: &[ChosenLora]) -> Result<Vec<Adapter>, Error> {
+fn read(loras: &[ChosenLora]) -> Result<Vec<Adapter>, LoraError> {
     let one = |lora: &ChosenLora| {
         let file = match &lora.file {
             Some(file) => file.clone(),
@@ -144,7 +172,7 @@ pub(super) fn read(loras: &[ChosenLora]) -> Result<Vec<Adapter>, Error> {
         }
         Ok(Adapter { name: lora.name.clone(), file, strength: lora.strength })
     };
-    Ok(loras.iter().map(one).collect::<Result<_, LoraError>>()?)
+    loras.iter().map(one).collect()
 }
 
 fn stamp(path: &Path) -> Result<Stamp, LoraError> {

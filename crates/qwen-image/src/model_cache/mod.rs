@@ -205,7 +205,7 @@ impl ModelCache {
         let found = find(&self.hub, &key.checkpoint, &key.files, callbacks)?;
         // Before anything is read, so that what changes meanwhile is noticed.
         let weights = identity::weights_of(&found.folder, found.revision.as_deref(), &key.files).unwrap_or_default();
-        let adapters = adapters::read(loras)?;
+        let adapters = self.read_loras(loras, &devices)?;
         let mut text_encoder = self.text_encoder_for(key, &found.folder);
         let planned = match self.plan(key, &found, text_encoder.is_some(), &devices) {
             // Neither the device nor the host can hold all models: the others are loaded again when needed.

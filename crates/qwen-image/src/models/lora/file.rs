@@ -2,7 +2,9 @@
 
 use std::{
     collections::BTreeMap,
-    fmt, fs,
+    fmt,
+    fs::File,
+    io::{self, Read},
     ops::Range,
     path::{Path, PathBuf},
 };
@@ -17,6 +19,9 @@ use super::{LoraError, scale::Scale};
 
 /// The longest header; that of a LoRA with 10,000 tensors has 2 MB.
 const LONGEST_HEADER: u64 = 100 << 20;
+
+/// How much of a file is read while the part before it is hashed.
+const PART: u64 = 16 << 20;
 
 /// The content is read as a whole, so that its hash is of what is used, even if someone replaces the file meanwhile.
 pub struct LoraFile {
@@ -47,8 +52,8 @@ impl LoraFile {
     /// [`LoraError::Io`] if it cannot be read; [`LoraError::Invalid`] if it is not complete;
     /// [`LoraError::InvalidTensor`] if its header contradicts itself.
     pub fn read(path: &Path) -> Result<Self, LoraError> {
-        let bytes = fs::read(path).map_err(|source| LoraError::Io { path: path.to_owned(), source })?;
-        Self::parse(path, bytes)
+        let (bytes, sha256) = read_and_hash(path).map_err(|source| LoraError::Io { path: path.to_owned(), source })?;
+        Self::parse(path, bytes, sha256)
     }
 
     /// The file's path.
@@ -61,6 +66,11 @@ impl LoraFile {
         &self.sha256
     }
 
+    /// In bytes.
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
     pub(super) fn entries(&self) -> &BTreeMap<String, AdapterTensor> {
         &self.entries
     }
@@ -71,7 +81,7 @@ impl LoraFile {
         Tensor::from_raw_buffer(&self.bytes[entry.range.clone()], entry.dtype, &entry.shape, device)
     }
 
-    fn parse(path: &Path, bytes: Vec<u8>) -> Result<Self, LoraError> {
+    fn parse(path: &Path, bytes: Vec<u8>, sha256: String) -> Result<Self, LoraError> {
         let invalid = |reason: String| LoraError::Invalid { path: path.to_owned(), reason };
         let not_safetensors = || invalid("is not a safetensors file, or only a part of one".to_owned());
         let Some((length, rest)) = bytes.split_first_chunk() else { return Err(not_safetensors()) };
@@ -101,8 +111,24 @@ impl LoraFile {
             }
         }
         let scale = Scale::of(metadata.as_ref(), path).map_err(invalid)?;
-        let sha256 = hex::encode(Sha256::digest(&bytes));
         Ok(Self { path: path.to_owned(), sha256, bytes, entries, scale })
+    }
+}
+
+/// The contents of a file and their SHA-256.
+fn read_and_hash(path: &Path) -> io::Result<(Vec<u8>, String)> {
+    let mut file = File::open(path)?;
+    let (mut bytes, mut sha256) = (Vec::new(), Sha256::new());
+    bytes.try_reserve_exact(file.metadata()?.len() as usize)?;
+    let (mut part, mut next) = (Vec::new(), Vec::new());
+    loop {
+        let read = || file.by_ref().take(PART).read_to_end(&mut next);
+        let (read, _) = rayon::join(read, || rayon::join(|| sha256.update(&part), || bytes.extend_from_slice(&part)));
+        if read? == 0 {
+            return Ok((bytes, hex::encode(sha256.finalize())));
+        }
+        std::mem::swap(&mut part, &mut next);
+        next.clear();
     }
 }
 
@@ -168,6 +194,22 @@ fn not_finite(bytes: &[u8], dtype: DType) -> Option<usize> {
 mod tests {
     use super::*;
 
+    fn parse(bytes: Vec<u8>) -> Result<LoraFile, LoraError> {
+        LoraFile::parse(Path::new("style.safetensors"), bytes, String::new())
+    }
+
+    #[test]
+    fn a_file_is_hashed_while_it_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        for len in [0, 1, PART - 1, PART, PART + 1, 2 * PART + 7] {
+            let content: Vec<u8> = (0..len).map(|index| (index / 3) as u8).collect();
+            std::fs::write(&path, &content).unwrap();
+            let (bytes, sha256) = read_and_hash(&path).unwrap();
+            assert!(bytes == content && sha256 == hex::encode(Sha256::digest(&content)), "{len}");
+        }
+    }
+
     #[test]
     fn matrices_with_nan_or_infinity_are_refused_by_key() {
         for (dtype, size, number) in [
@@ -185,9 +227,9 @@ mod tests {
             bytes.extend_from_slice(header.as_bytes());
             let start = bytes.len();
             bytes.resize(start + end, 1);
-            assert!(LoraFile::parse(Path::new("style.safetensors"), bytes.clone()).is_ok(), "{dtype}");
+            assert!(parse(bytes.clone()).is_ok(), "{dtype}");
             bytes[start + 4 * size..start + 5 * size].copy_from_slice(&number);
-            let error = LoraFile::parse(Path::new("style.safetensors"), bytes).unwrap_err().to_string();
+            let error = parse(bytes).unwrap_err().to_string();
             let wanted = "style.safetensors: tensor `a.lora_A.weight`: has NaN or infinity as its number 4";
             assert!(error.starts_with(wanted), "{dtype}: {error}");
         }
@@ -197,7 +239,7 @@ mod tests {
         let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
         bytes.extend_from_slice(header.as_bytes());
         bytes.resize(bytes.len() + data, 0);
-        LoraFile::parse(Path::new("style.safetensors"), bytes)
+        parse(bytes)
     }
 
     #[test]
@@ -233,7 +275,7 @@ mod tests {
         for bytes in
             [&b""[..], b"abc", &u64::MAX.to_le_bytes(), &[9, 0, 0, 0, 0, 0, 0, 0, b'{'], b"\x02\0\0\0\0\0\0\0[]"]
         {
-            let error = LoraFile::parse(Path::new("style.safetensors"), bytes.to_vec()).unwrap_err();
+            let error = parse(bytes.to_vec()).unwrap_err();
             assert!(matches!(&error, LoraError::Invalid { .. }), "{error}");
         }
     }

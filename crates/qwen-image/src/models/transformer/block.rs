@@ -145,15 +145,30 @@ const TXT: StreamNames = StreamNames {
     mlp: "txt_mlp",
 };
 
+/// The checkpoint's names of [`Modulations`].
+pub const MODULATION_LAYERS: [&str; 2] = [IMG.modulation, TXT.modulation];
+
 impl Block {
-    pub fn load(w: &Weights, config: &TransformerConfig, last: bool) -> LoadResult<Self> {
+    /// `modulations` are those of the same block with other LoRAs, if they stay as they are.
+    pub fn load(
+        w: &Weights,
+        config: &TransformerConfig,
+        last: bool,
+        modulations: Option<[Linear; 2]>,
+    ) -> LoadResult<Self> {
+        let [img, txt] = modulations.map_or([None, None], |modulations| modulations.map(Some));
         Ok(Self {
             dim: config.inner_dim(),
             heads: config.num_attention_heads,
-            img: Stream::load(w, config, &IMG, true)?,
-            txt: Stream::load(w, config, &TXT, !last)?,
+            img: Stream::load(w, config, &IMG, true, img)?,
+            txt: Stream::load(w, config, &TXT, !last, txt)?,
             last,
         })
+    }
+
+    /// The layers of [`Modulations`], for [`Self::load`].
+    pub fn into_modulations(self) -> [Linear; 2] {
+        [self.img.modulation, self.txt.modulation]
     }
 
     /// `now` and `clean` are activated embeddings of timesteps, `(1, timesteps, dim)`, and of 0, `(1, 1, dim)`.
@@ -237,7 +252,13 @@ impl Block {
 }
 
 impl Stream {
-    fn load(w: &Weights, config: &TransformerConfig, names: &StreamNames, with_tail: bool) -> LoadResult<Self> {
+    fn load(
+        w: &Weights,
+        config: &TransformerConfig,
+        names: &StreamNames,
+        with_tail: bool,
+        modulation: Option<Linear>,
+    ) -> LoadResult<Self> {
         let dim = config.inner_dim();
         let head = config.attention_head_dim;
         let qkv: Vec<_> = names.qkv.iter().map(|name| w.pp(name).linear(dim, dim, true)).collect::<LoadResult<_>>()?;
@@ -252,8 +273,12 @@ impl Stream {
             w.skip(names.mlp);
             None
         };
+        let modulation = match modulation {
+            Some(kept) => kept,
+            None => w.pp(names.modulation).linear(dim, 6 * dim, true)?,
+        };
         Ok(Self {
-            modulation: w.pp(names.modulation).linear(dim, 6 * dim, true)?,
+            modulation,
             qkv: Linear::stacked(&qkv)?,
             norm_q: w.pp(names.norms[0]).rms_norm(head, EPS)?,
             norm_k: w.pp(names.norms[1]).rms_norm(head, EPS)?,

@@ -15,7 +15,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use self::{
     block::{Block, BlockWeights, Modulations},
     config::TransformerConfig,
-    reuse::Reusable,
+    reuse::{Reusable, ReusableBlock},
     time::TimeEmbedding,
 };
 use super::{
@@ -138,33 +138,36 @@ impl Transformer {
         let resident = place.resident(config.num_layers);
         let overlays = loading.overlays.identity();
         let mut old = Reusable::of(old, &overlays, resident);
+        old.skip(&w);
         let mut sets = [Vec::new(), Vec::new()];
         let mut blocks = Vec::with_capacity(config.num_layers);
         for index in 0..config.num_layers {
-            let w = w.pp(BLOCKS).pp(index);
-            if let Some((block, copies)) = old.block(index) {
-                w.skip("");
-                sets.iter_mut().zip(copies.into_iter().flatten()).for_each(|(set, copy)| set.push(copy));
-                blocks.push(block);
-                continue;
-            }
-            let last = index + 1 == config.num_layers;
-            let mut block = Block::load(&w, &config, last)?;
-            if fp8 {
-                block = block.into_fp8()?;
-            }
+            let ReusableBlock { whole, modulations, copies } = old.block(index);
+            let mut block = match whole {
+                Some(block) => block,
+                None => {
+                    let last = index + 1 == config.num_layers;
+                    let block = Block::load(&w.pp(BLOCKS).pp(index), &config, last, modulations)?;
+                    if fp8 { block.into_fp8()? } else { block }
+                }
+            };
             if index >= resident {
-                sets[MODULATIONS].push(HostWeights::of(&mut Modulations(&mut block), loading.device)?);
-                sets[BODIES].push(HostWeights::of(&mut BlockWeights(&mut block), loading.device)?);
+                let [modulations, body] = copies;
+                let device = loading.device;
+                sets[MODULATIONS].push(match modulations {
+                    Some(copy) => copy,
+                    None => HostWeights::of(&mut Modulations(&mut block), device)?,
+                });
+                sets[BODIES].push(match body {
+                    Some(copy) => copy,
+                    None => HostWeights::of(&mut BlockWeights(&mut block), device)?,
+                });
                 release(&mut block)?;
             }
             blocks.push(block);
         }
         let ends = match old.ends() {
-            Some(ends) => {
-                ENDS.iter().for_each(|name| w.skip(name));
-                ends
-            }
+            Some(ends) => ends,
             None => OuterLayers::load(&w, &config)?,
         };
         w.finish()?;

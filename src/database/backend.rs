@@ -334,6 +334,10 @@ in_either! {
         limit: u32,
     ) -> Result<Vec<DatasetJob>, JobError>;
 
+    /// How many rows of a batch had jobs that were deleted. Deleted jobs are remembered for
+    /// `queue.remember_deleted_days`.
+    async fn deleted_rows(&self, batch: &BatchId) -> Result<u64, JobError>;
+
     /// The rows of one source of a batch without their jobs, after a given one.
     async fn source_rows(
         &self,

@@ -196,6 +196,12 @@ pub(super) const OVERLAPS: &str = "
      WHERE other.batch = $1 AND other.source <> $2
      GROUP BY other.source ORDER BY other.source";
 
+/// How many rows of a batch ($1) had jobs that were deleted, as far as these are remembered, and that are not there
+/// again.
+pub(super) const DELETED: &str = "
+    SELECT CAST(COALESCE(SUM(row_count), 0) AS BIGINT) AS gone FROM tombstones
+     WHERE batch = $1 AND row_count > 0 AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = tombstones.id)";
+
 /// The kinds of the jobs of a batch ($1), and of those that its rows name.
 pub(super) const KINDS: &str = "
     SELECT kind FROM jobs WHERE batch = $1

@@ -61,7 +61,7 @@ pub async fn results(global: &GlobalArgs, submitter: &Submitter, args: ResultsAr
     Ok(())
 }
 
-/// `9 succeeded, 3 failed (input_not_found 2, invalid_image 1)`.
+/// `9 succeeded, 3 failed (input_not_found 2, invalid_image 1)`, and how many rows have no job any more.
 async fn summary(submitter: &Submitter, batch: &BatchId) -> Result<String, JobError> {
     let Some(summary) = submitter.jobs.batch_summary(batch).await? else { return Ok(String::new()) };
     let codes = submitter.jobs.error_counts(batch).await?;
@@ -71,7 +71,18 @@ async fn summary(submitter: &Submitter, batch: &BatchId) -> Result<String, JobEr
         let codes = if codes.is_empty() { String::new() } else { format!(" ({})", codes.join(", ")) };
         format!("{jobs} {state}{codes}")
     };
-    Ok(summary.states.iter().map(in_state).collect::<Vec<_>>().join(", "))
+    let states = summary.states.iter().map(in_state).collect::<Vec<_>>().join(", ");
+    let deleted = submitter.jobs.deleted_rows(batch).await?;
+    Ok(states + &deleted_text(deleted).map_or_else(String::new, |text| format!("; {text}")))
+}
+
+/// `3 rows left out because their jobs were deleted`.
+pub(super) fn deleted_text(rows: u64) -> Option<String> {
+    let text = || match rows {
+        1 => "1 row left out because its job was deleted".to_owned(),
+        rows => format!("{rows} rows left out because their jobs were deleted"),
+    };
+    (rows > 0).then(text)
 }
 
 async fn each(

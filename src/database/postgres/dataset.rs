@@ -10,7 +10,8 @@ use crate::{
     database::{
         DatasetJob, DatasetRow, DatasetRun, SourceOverlap,
         dataset::{
-            KINDS, OVERLAPS, SOURCES, dataset_columns, read_dataset_job, read_dataset_row, read_overlap, signed,
+            DELETED, KINDS, OVERLAPS, SOURCES, dataset_columns, read_dataset_job, read_dataset_row, read_overlap,
+            signed,
         },
         row_mapping::{Columns, job_columns},
     },
@@ -123,6 +124,11 @@ impl PostgresJobStore {
              DELETE FROM dataset_rows WHERE batch = $1 AND source = $2",
         );
         self.execute(query.bind(batch.as_str()).bind(gone).bind(into)).await.map(drop)
+    }
+
+    pub async fn deleted_rows(&self, batch: &BatchId) -> Result<u64, JobError> {
+        let row = self.one(sqlx::query(DELETED).bind(batch.as_str())).await?;
+        row.map_or(Ok(0), |row| row.small("gone"))
     }
 
     pub async fn batch_kinds(&self, batch: &BatchId) -> Result<Vec<JobKind>, JobError> {

@@ -20,7 +20,7 @@ use super::{
 use crate::{database::Migrated, job::JobError};
 
 /// The migrations in order; the table `acetate_schema` has the number of those applied.
-pub(super) const MIGRATIONS: [&str; 21] = [
+pub(super) const MIGRATIONS: [&str; 22] = [
     include_str!("../../../migrations/postgres/0001_jobs.sql"),
     include_str!("../../../migrations/postgres/0002_listing.sql"),
     include_str!("../../../migrations/postgres/0003_caption.sql"),
@@ -42,6 +42,7 @@ pub(super) const MIGRATIONS: [&str; 21] = [
     include_str!("../../../migrations/postgres/0019_claims.sql"),
     include_str!("../../../migrations/postgres/0020_order_of_sources.sql"),
     include_str!("../../../migrations/postgres/0021_retired.sql"),
+    include_str!("../../../migrations/postgres/0022_deleted_rows.sql"),
 ];
 
 /// How long a migration waits for its locks. A worker's lease must not end behind it.

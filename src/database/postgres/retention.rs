@@ -96,13 +96,16 @@ impl PostgresJobStore {
             let query = sqlx::query(concat!(
                 "WITH ",
                 as_read!(),
-                ", gone AS (DELETE FROM jobs WHERE id = ANY(ARRAY(SELECT id FROM ended)) RETURNING id, epoch),
+                ", gone AS (DELETE FROM jobs WHERE id = ANY(ARRAY(SELECT id FROM ended)) RETURNING id, epoch, batch),
                  remembered AS (
-                    INSERT INTO tombstones (id, deleted_at, epoch)
-                    SELECT id, acetate_now(), GREATEST(epoch, (SELECT MAX(attempts.epoch) FROM attempts WHERE job = gone.id))
+                    INSERT INTO tombstones (id, deleted_at, epoch, batch, row_count)
+                    SELECT id, acetate_now(), GREATEST(epoch, (SELECT MAX(attempts.epoch) FROM attempts WHERE job = gone.id)),
+                           batch,
+                           (SELECT COUNT(*) FROM dataset_rows AS own WHERE own.job = gone.id AND own.batch = gone.batch)
                       FROM gone
                     ON CONFLICT (id) DO UPDATE
-                       SET deleted_at = EXCLUDED.deleted_at, epoch = GREATEST(tombstones.epoch, EXCLUDED.epoch)),
+                       SET deleted_at = EXCLUDED.deleted_at, epoch = GREATEST(tombstones.epoch, EXCLUDED.epoch),
+                           batch = EXCLUDED.batch, row_count = EXCLUDED.row_count),
                  undispatched AS (
                     DELETE FROM outbox WHERE id = ANY(ARRAY(
                         SELECT sent.id FROM gone CROSS JOIN LATERAL (

@@ -8,7 +8,8 @@ use crate::{
     database::{
         DatasetJob, DatasetRow, DatasetRun, SourceOverlap,
         dataset::{
-            KINDS, OVERLAPS, SOURCES, dataset_columns, read_dataset_job, read_dataset_row, read_overlap, signed,
+            DELETED, KINDS, OVERLAPS, SOURCES, dataset_columns, read_dataset_job, read_dataset_row, read_overlap,
+            signed,
         },
         row_mapping::{Columns, job_columns},
     },
@@ -141,6 +142,11 @@ impl SqliteJobStore {
             sqlx::query(sql).bind(batch.as_str()).bind(gone).execute(&mut *tx).await.map_err(database)?;
         }
         tx.commit().await.map_err(database)
+    }
+
+    pub async fn deleted_rows(&self, batch: &BatchId) -> Result<u64, JobError> {
+        let row = sqlx::query(DELETED).bind(batch.as_str()).fetch_one(&self.readers).await.map_err(database)?;
+        row.small("gone")
     }
 
     pub async fn batch_kinds(&self, batch: &BatchId) -> Result<Vec<JobKind>, JobError> {

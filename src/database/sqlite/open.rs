@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The migrations in order; the file's `user_version` is the number of those applied.
-const MIGRATIONS: [&str; 21] = [
+const MIGRATIONS: [&str; 22] = [
     include_str!("../../../migrations/sqlite/0001_jobs.sql"),
     include_str!("../../../migrations/sqlite/0002_service.sql"),
     include_str!("../../../migrations/sqlite/0003_listing.sql"),
@@ -44,6 +44,7 @@ const MIGRATIONS: [&str; 21] = [
     include_str!("../../../migrations/sqlite/0019_claims.sql"),
     include_str!("../../../migrations/sqlite/0020_order_of_sources.sql"),
     include_str!("../../../migrations/sqlite/0021_retired.sql"),
+    include_str!("../../../migrations/sqlite/0022_deleted_rows.sql"),
 ];
 
 /// How long a write waits for another process to finish its own.

@@ -90,11 +90,13 @@ impl SqliteJobStore {
             let ids = to_json(&ids)?;
             // The last epoch is not always the row's: a result that was found in the store has an earlier one.
             sqlx::query(
-                "INSERT INTO tombstones (id, deleted_at, epoch)
-                 SELECT id, ?2, MAX(epoch, COALESCE((SELECT MAX(attempts.epoch) FROM attempts WHERE job = jobs.id), 0))
+                "INSERT INTO tombstones (id, deleted_at, epoch, batch, row_count)
+                 SELECT id, ?2, MAX(epoch, COALESCE((SELECT MAX(attempts.epoch) FROM attempts WHERE job = jobs.id), 0)),
+                        batch, (SELECT COUNT(*) FROM dataset_rows AS own WHERE own.job = jobs.id AND own.batch = jobs.batch)
                    FROM jobs WHERE id IN (SELECT value FROM json_each(?1))
                  ON CONFLICT (id) DO UPDATE
-                    SET deleted_at = excluded.deleted_at, epoch = MAX(tombstones.epoch, excluded.epoch)",
+                    SET deleted_at = excluded.deleted_at, epoch = MAX(tombstones.epoch, excluded.epoch),
+                        batch = excluded.batch, row_count = excluded.row_count",
             )
             .bind(&ids)
             .bind(now_ms())

@@ -82,6 +82,14 @@ impl ResultColumns {
         Ok(columns)
     }
 
+    /// The same columns for JSON, where readers take no whole numbers above those of 64 bits with a sign: they are texts.
+    pub fn for_json(mut self) -> Self {
+        for column in self.foreign.iter_mut().filter(|column| column.kind == ColumnType::Unsigned) {
+            column.kind = ColumnType::Mixed;
+        }
+        self
+    }
+
     fn has(&self, name: &str) -> bool {
         self.foreign.iter().any(|column| column.name == name)
     }
@@ -168,8 +176,8 @@ impl ObservedColumns {
         if kind == Some(ColumnType::Json) {
             let known = self.shapes.remove(&name).unwrap_or(JsonShape::Missing);
             match JsonShape::of(value).and_then(|shape| known.and(shape)) {
-                Some(shape) => drop(self.shapes.insert(name.clone(), shape)),
-                None => kind = Some(ColumnType::Mixed),
+                Some(shape) if !has_unsigned(value) => drop(self.shapes.insert(name.clone(), shape)),
+                _ => kind = Some(ColumnType::Mixed),
             }
         }
         match self.kinds.iter_mut().find(|(known, _)| *known == name) {
@@ -274,6 +282,16 @@ impl SeenNumbers {
             Self { has_unsigned: true, .. } => ColumnType::Unsigned,
             _ => ColumnType::Int,
         }
+    }
+}
+
+/// Whether a list or an object has whole numbers above those of 64 bits with a sign.
+fn has_unsigned(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => number.is_u64() && !number.is_i64(),
+        Value::Array(items) => items.iter().any(has_unsigned),
+        Value::Object(fields) => fields.values().any(has_unsigned),
+        Value::Null | Value::Bool(_) | Value::String(_) => false,
     }
 }
 

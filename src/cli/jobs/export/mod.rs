@@ -25,7 +25,7 @@ use futures_util::{StreamExt, stream::FuturesOrdered};
 use serde_json::json;
 use tokio::{sync::Semaphore, task::JoinHandle};
 
-use super::Sweep;
+use super::{Sweep, results::deleted_text};
 use crate::{
     app::Submitter,
     cli::{Failure, global::GlobalArgs, output, watch::no_such_batch},
@@ -127,6 +127,8 @@ struct ExportReport {
     failed: BTreeMap<String, u64>,
     /// Rows that are in another state.
     others: BTreeMap<String, u64>,
+    /// Rows whose jobs were deleted.
+    deleted: u64,
     /// Rows that have a result which could not be read, with the reasons of the first ones.
     unreadable: u64,
     reasons: Vec<String>,
@@ -139,7 +141,9 @@ pub async fn export(global: &GlobalArgs, submitter: &Submitter, args: ExportArgs
     let mut memory = Memory::open(&target, &args.batch, args.format).await?;
     if memory.is_new() {
         // All rows are looked at, also those without a result yet, so that later shards have the same columns.
-        memory.begin(ResultColumns::of_batch(submitter, &args.batch).await?).await?;
+        let columns = ResultColumns::of_batch(submitter, &args.batch).await?;
+        let is_parquet = args.format == DatasetFormat::Parquet;
+        memory.begin(if is_parquet { columns } else { columns.for_json() }).await?;
     }
     let start = Instant::now();
     let mut sweep = Sweep::start(global, "exporting", summary.total());
@@ -149,7 +153,7 @@ pub async fn export(global: &GlobalArgs, submitter: &Submitter, args: ExportArgs
     let finished = work.remember(&mut memory).await;
     let stopped = sweep.is_stopped();
     drop(sweep);
-    let ExportRun { report, .. } = work;
+    let ExportRun { mut report, .. } = work;
     // Also after an error or Ctrl-C: what is there can be used.
     let described = match args.format {
         _ if memory.rows() == 0 => Ok(()),
@@ -159,6 +163,7 @@ pub async fn export(global: &GlobalArgs, submitter: &Submitter, args: ExportArgs
     done?;
     finished?;
     described?;
+    report.deleted = submitter.jobs.deleted_rows(&args.batch).await?;
     print(&args, &target, &report, start.elapsed())?;
     if stopped {
         let text = format!("stopped after {}; run the same command to continue", output::count(report.written, "row"));
@@ -309,7 +314,7 @@ fn print(args: &ExportArgs, target: &Target, report: &ExportReport, time: Durati
         return output::json(&json!({
             "batch": args.batch, "format": args.format.as_str(), "out": target.place(""), "written": report.written,
             "known": report.known, "shards": report.shards, "bytes": report.bytes, "failed": failed,
-            "failed_by_code": report.failed, "not_finished": report.others, "unreadable": report.unreadable,
+            "failed_by_code": report.failed, "not_finished": report.others, "deleted": report.deleted, "unreadable": report.unreadable,
             "reasons": report.reasons, "seconds": time.as_secs_f64(),
         }));
     }
@@ -327,6 +332,7 @@ fn print(args: &ExportArgs, target: &Target, report: &ExportReport, time: Durati
         parts.push(format!("{failed} left out because their jobs failed ({})", codes.join(", ")));
     }
     parts.extend(report.others.iter().map(|(state, rows)| format!("{rows} {state}")));
+    parts.extend(deleted_text(report.deleted));
     if report.unreadable > 0 {
         parts.push(format!("{} unreadable", report.unreadable));
     }

@@ -75,6 +75,12 @@ async fn rows_keep_their_order_and_follow_the_latest_submission(database: Databa
     assert_eq!(job_store.cancel_batch(&name).await.unwrap(), 4);
     assert_eq!(job_store.forget(&as_read(&job_store, &[ids[0]]).await).await.unwrap().deleted, 1);
     assert_eq!(read().await, [(2, ids[2], json!("a"))]);
+    // ... and are counted: one of each source.
+    assert_eq!(job_store.deleted_rows(&name).await.unwrap(), 2);
+    assert_eq!(job_store.deleted_rows(&batch("other")).await.unwrap(), 0);
+    let options = SubmitOptions { batch: Some(name.clone()), ..SubmitOptions::default() };
+    job_store.submit(&request(ids[0], "file:///a.png"), &options).await.unwrap();
+    assert_eq!(job_store.deleted_rows(&name).await.unwrap(), 0, "the job is there again");
 }
 
 /// The number, the job and the earlier equals of each row of a batch.

@@ -96,6 +96,24 @@ fn several_files_each_get_a_folder() {
     assert!(empty.code == Some(2) && empty.stderr.contains("has the pictures; give another folder"), "{empty:?}");
 }
 
+#[test]
+fn a_picture_keeps_its_folder_when_others_come() {
+    let place = TestDir::new();
+    fs::create_dir(place.path("in")).unwrap();
+    place.picture("in/q.png", [200, 10, 10, 255]);
+    let first = run(&place, &["in"], &["--json"]);
+    assert_eq!(first.code, Some(0), "{first:?}");
+    place.picture("in/q.bmp", [10, 10, 200, 255]);
+    let ran = run(&place, &["in"], &[]);
+    assert!(ran.stdout.contains("2 pictures: 1 split, 1 already there, 0 failed"), "{ran:?}");
+    assert_eq!(names(&place.path("out")), ["q", "q-bmp"]);
+    let report: Value = serde_json::from_str(&first.stdout).unwrap();
+    let rows = place.run(&["jobs", "results", "--batch", report["batch"].as_str().unwrap()]).stdout;
+    let rows: Vec<Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let pictures: Vec<_> = rows.iter().map(|row| (row["row"].as_u64(), row["meta"]["picture"].as_str())).collect();
+    assert_eq!(pictures, [(Some(1), Some("q.bmp")), (Some(2), Some("q.png"))]);
+}
+
 #[cfg(unix)]
 #[test]
 fn ctrl_c_stops_and_the_same_command_continues() {

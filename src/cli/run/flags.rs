@@ -125,7 +125,7 @@ pub async fn write_whole_ids<'a>(
 }
 
 /// The job of a picture, if it is not named by its whole id, and which of its pictures.
-fn short_name(text: &str) -> Option<(JobName, String)> {
+pub fn short_name(text: &str) -> Option<(JobName, String)> {
     let (name, picture) = text.strip_prefix("job:")?.split_once(':')?;
     match name.parse() {
         Ok(name @ (JobName::Beginning(_) | JobName::Last)) => Some((name, picture.to_owned())),

@@ -17,16 +17,18 @@ use super::{
     checks::{check_models, failure_in_words_of_flags, in_words_of_flags},
     drive::cancel_on_ctrl_c,
     flags::JobFlags,
-    pictures::{LocalPicture, find},
+    pictures::{EarlierNames, LocalPicture, find},
 };
 use crate::{
     app::EmbeddedApp,
-    cli::{Failure, export, global::GlobalArgs, output, runtime::block_on, view::progress_text},
+    cli::{Failure, dataset::Tally, export, global::GlobalArgs, output, runtime::block_on, view::progress_text},
     config::LoadedConfig,
-    database::{Claim, DatasetRow, DatasetRun, JobRow, RetryOutcome, SubmitOptions, Submitted},
+    database::{Claim, DatasetJob, DatasetRow, DatasetRun, JobRow, JobStore, RetryOutcome, SubmitOptions, Submitted},
     engine::CancelToken,
     image::ExportFormat,
-    job::{BatchId, ErrorRecord, Inputs, JobError, JobId, JobRequest, JobState, Output, Task},
+    job::{
+        BatchId, ErrorRecord, InputRef, Inputs, JobError, JobId, JobRequest, JobState, Output, Task, percent_decoded,
+    },
     store::{ObjectKey, OutFolder, ResultFiles, file_url},
     worker::{Reporter, Verdict},
 };
@@ -77,7 +79,7 @@ pub fn drive_many(global: &GlobalArgs, loaded: &LoadedConfig, many: Many) -> Res
     }
     block_on(async {
         let app = EmbeddedApp::open(loaded).await.map_err(|error| loaded.with_origin(error))?;
-        let done = match find(app.worker.stores.inputs(), &images, &out).await {
+        let done = match all_pictures(&app, &images, &out, &batch).await {
             Ok((pictures, tally)) => {
                 tally.text().into_iter().for_each(|text| global.say(&text));
                 let models = models_of(loaded);
@@ -91,6 +93,37 @@ pub fn drive_many(global: &GlobalArgs, loaded: &LoadedConfig, many: Many) -> Res
         app.close().await;
         done
     })
+}
+
+async fn all_pictures(
+    app: &EmbeddedApp,
+    images: &[String],
+    out: &Path,
+    batch: &BatchId,
+) -> Result<(Vec<LocalPicture>, Tally), Failure> {
+    let earlier = earlier_names(&app.worker.jobs, out, batch).await?;
+    find(app.worker.stores.inputs(), images, out, earlier).await
+}
+
+/// The folders that the pictures of earlier runs have.
+async fn earlier_names(jobs: &JobStore, out: &Path, batch: &BatchId) -> Result<EarlierNames, JobError> {
+    const PAGE: u32 = 500;
+    let root = format!("{}/", file_url(out).trim_end_matches('/'));
+    let (mut names, mut cursor) = (EarlierNames::new(), jobs.dataset_cursor(batch).await?);
+    loop {
+        let page = jobs.dataset_jobs(batch, &mut cursor, PAGE).await?;
+        if page.is_empty() {
+            return Ok(names);
+        }
+        for DatasetJob { job, .. } in page {
+            let Some(input) = job.request.inputs.iter().next().map(InputRef::name) else { continue };
+            let Some(name) = job.request.output.prefix.strip_prefix(&root).and_then(percent_decoded) else { continue };
+            let (known, name) = (names.entry(input).or_default(), name.trim_end_matches('/').to_owned());
+            if !known.contains(&name) {
+                known.push_back(name);
+            }
+        }
+    }
 }
 
 /// The batch of everything that is written to a folder.

@@ -1,7 +1,7 @@
 //! The pictures of a command line: files, layers of jobs, and all pictures of folders.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     path::Path,
     time::UNIX_EPOCH,
 };
@@ -28,9 +28,17 @@ pub struct LocalPicture {
     pub stamp: String,
 }
 
+/// The folders of pictures below `--out`, by the names of their inputs. The same picture may be given several times.
+pub type EarlierNames = HashMap<String, VecDeque<String>>;
+
 /// Finds the pictures, in the order of the command line and then by name. `out` is where the results go; pictures below
-/// it are earlier results.
-pub async fn find(inputs: &InputReader, images: &[String], out: &Path) -> Result<(Vec<LocalPicture>, Tally), Failure> {
+/// it are earlier results. `earlier`: the folders that pictures have from earlier runs.
+pub async fn find(
+    inputs: &InputReader,
+    images: &[String],
+    out: &Path,
+    earlier: EarlierNames,
+) -> Result<(Vec<LocalPicture>, Tally), Failure> {
     let (mut pictures, mut tally) = (Vec::new(), Tally::default());
     for image in images {
         let path = Path::new(image);
@@ -70,7 +78,7 @@ pub async fn find(inputs: &InputReader, images: &[String], out: &Path) -> Result
         let why = tally.text().map_or_else(String::new, |text| format!(" ({text})"));
         return Err(JobError::invalid("IMAGE", format!("there are no pictures in {}{why}", images.join(", "))).into());
     }
-    name_apart(&mut pictures);
+    name_apart(&mut pictures, earlier);
     Ok((pictures, tally))
 }
 
@@ -94,8 +102,9 @@ fn stamp_of(path: &Path) -> String {
 }
 
 /// Leaves out extensions; pictures that differ only by it keep it: `a-png` and `a-jpg`. So does one that is called as a
-/// folder beside it, because that has results of its own. A name has no dot at its end.
-fn name_apart(pictures: &mut [LocalPicture]) {
+/// folder beside it, because that has results of its own. A name has no dot at its end. A picture that has a folder
+/// keeps it, so that its result is there once, whatever pictures have come since.
+fn name_apart(pictures: &mut [LocalPicture], mut earlier: EarlierNames) {
     let stem = |name: &str| match name.rsplit_once('.') {
         Some((stem, _)) if !stem.is_empty() && !stem.ends_with('/') => stem.to_owned(),
         _ => name.to_owned(),
@@ -109,7 +118,18 @@ fn name_apart(pictures: &mut [LocalPicture]) {
         folders.extend(picture.name.match_indices('/').map(|(at, _)| picture.name[..at].to_owned()));
     }
     let mut taken = HashMap::<String, u32>::new();
-    for picture in pictures {
+    let mut kept = Vec::with_capacity(pictures.len());
+    for picture in pictures.iter() {
+        let name = earlier.get_mut(&picture.input.name()).and_then(VecDeque::pop_front);
+        let name = name.filter(|name| !folders.contains(name) && !taken.contains_key(name));
+        taken.extend(name.iter().map(|name| (name.clone(), 1)));
+        kept.push(name);
+    }
+    for (picture, kept) in pictures.iter_mut().zip(kept) {
+        if let Some(name) = kept {
+            picture.name = name;
+            continue;
+        }
         let plain = stem(&picture.name);
         let mut name = match count.get(&plain) {
             count if folders.contains(&plain) || count.is_some_and(|count| *count > 1) => {
@@ -133,7 +153,7 @@ mod tests {
     #[test]
     fn names_are_apart() {
         let picture = |name: &str| LocalPicture {
-            input: InputRef::Url("file:///x".to_owned()),
+            input: InputRef::Url(format!("file:///{name}")),
             name: name.to_owned(),
             shown: String::new(),
             stamp: String::new(),
@@ -152,11 +172,20 @@ mod tests {
             "b/f/g.png",
         ]
         .map(picture);
-        name_apart(&mut pictures);
+        let mut with_more = pictures.clone();
+        name_apart(&mut pictures, EarlierNames::new());
         let names: Vec<_> = pictures.iter().map(|picture| picture.name.as_str()).collect();
         assert_eq!(
             names,
             ["a", "b/a", "c-png", "c-jpg", "d.x", "e-png", "e-png-2", "noend", "b-png", "b/f-jpg", "b/f/g"]
         );
+        // What was there before keeps its folder, if that is not one of pictures by now.
+        let names = [("c.jpg", &["c"][..]), ("e.png", &["e", "e-png-2"]), ("b.png", &["b"])];
+        let names = names.map(|(name, folders)| {
+            (format!("file:///{name}"), folders.iter().map(|folder| (*folder).to_owned()).collect::<VecDeque<_>>())
+        });
+        name_apart(&mut with_more, EarlierNames::from(names));
+        let names: Vec<_> = with_more.iter().map(|picture| picture.name.as_str()).collect();
+        assert_eq!(names, ["a", "b/a", "c-png", "c", "d.x", "e", "e-png-2", "noend", "b-png", "b/f-jpg", "b/f/g"]);
     }
 }

@@ -75,9 +75,7 @@ impl Submitter {
     /// Refuses a request whose addresses the workers may not use, as far as this machine knows: by its settings, or if
     /// the workers are here, by what this user may read. `uploads`: local inputs are copied into the store first.
     pub fn check_allowed(&self, request: &JobRequest, uploads: bool) -> Result<(), JobError> {
-        if let Some(rules) = &self.rules {
-            rules.results(&request.output.prefix)?;
-        }
+        self.check_output(&request.output.prefix)?;
         let inputs = self.rules.as_ref().map_or(&self.inputs, Stores::inputs);
         for input in request.inputs.with_mask() {
             let InputRef::Url(url) = input else { continue };
@@ -89,6 +87,11 @@ impl Submitter {
             }
         }
         Ok(())
+    }
+
+    /// Refuses a prefix that workers may not write to.
+    pub fn check_output(&self, prefix: &str) -> Result<(), JobError> {
+        self.rules.as_ref().map_or(Ok(()), |rules| rules.results(prefix).map(drop))
     }
 
     /// Refuses an address that servers with the settings of this machine would not call.

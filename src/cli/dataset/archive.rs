@@ -9,9 +9,10 @@ use std::{
 
 use flate2::bufread::MultiGzDecoder;
 use serde_json::{Value, json};
+use tar::EntryType;
 
 use super::{
-    Fields, Row, RowPicture,
+    Fields, Row, RowForm, RowPicture,
     listed::{is_hidden, is_picture},
     nan::value_of,
     reading::Sink,
@@ -27,17 +28,26 @@ const BUFFER: usize = 256 << 10;
 pub fn read(path: &Path, sink: &mut Sink) -> Result<bool, JobError> {
     let failed = |error| read_error(path, error);
     let mut file = BufReader::with_capacity(BUFFER, File::open(path).map_err(failed)?);
-    let is_gz = file.fill_buf().map_err(failed)?.starts_with(&[0x1f, 0x8b]);
+    let start = file.fill_buf().map_err(failed)?;
+    if start.starts_with(b"PK\x03\x04") {
+        let reason = format!("{}: is a ZIP archive; unpack it, and name the folder", path.display());
+        return Err(JobError::invalid("--from", reason));
+    }
+    let is_gz = start.starts_with(&[0x1f, 0x8b]);
     let bytes: Box<dyn Read> = if is_gz { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
     let mut archive = tar::Archive::new(bytes);
     let mut samples = ArchiveSamples { path, number: 0, current: None };
     for entry in archive.entries().map_err(failed)? {
         let mut entry = entry.map_err(|error| damaged(path, &samples, error))?;
-        if !entry.header().entry_type().is_file() {
-            continue;
-        }
         let name = String::from_utf8_lossy(&entry.path_bytes()).trim_start_matches("./").to_owned();
-        if let Some(reason) = is_hidden(&name) {
+        let left_out = match entry.header().entry_type() {
+            EntryType::Directory | EntryType::XGlobalHeader => continue,
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => is_hidden(&name),
+            // `tar` itself makes hard links of files that have several names.
+            EntryType::Link | EntryType::Symlink => Some("links"),
+            _ => Some("special files"),
+        };
+        if let Some(reason) = left_out {
             sink.leave_out(|tally| tally.add(reason));
             continue;
         }
@@ -115,7 +125,10 @@ impl ArchiveSamples<'_> {
             ("json", Ok(Value::Object(more))) => known.extend(more),
             ("json", Ok(_)) => *fields = Err(JobError::invalid(name, "is not a JSON object")),
             ("json", Err(error)) => *fields = Err(error.in_request(&name, &name)),
-            _ => drop(known.insert(kind, json!(String::from_utf8_lossy(&bytes).trim()))),
+            _ => match std::str::from_utf8(&bytes) {
+                Ok(text) => drop(known.insert(kind, json!(text.trim_start_matches('\u{feff}').trim()))),
+                Err(_) => *fields = Err(JobError::invalid(name, "is not UTF-8; save it as UTF-8")),
+            },
         }
     }
 
@@ -133,7 +146,7 @@ impl ArchiveSamples<'_> {
         }
         self.number += 1;
         let place = format!("{}, row {} ({key})", self.path.display(), self.number);
-        sink.push(Row { pictures, ..Row::new(self.number, place, fields, false) })
+        sink.push(Row { pictures, ..Row::new(self.number, place, fields, RowForm::Archived) })
     }
 }
 
@@ -221,6 +234,9 @@ pub mod tests {
         let error = error.unwrap_err().to_string();
         assert!(error.contains("x.tar: ends too early, at or after 2; copy or download it again"), "{error}");
         assert_eq!(rows, 2);
+        std::fs::write(&path, b"PK\x03\x04 and more").unwrap();
+        let error = collect(|sink| read(&path, sink).map(drop)).unwrap_err().to_string();
+        assert!(error.ends_with("x.tar: is a ZIP archive; unpack it, and name the folder"), "{error}");
         std::fs::write(&path, b"this is no archive, but long enough to be taken for one. ".repeat(20)).unwrap();
         let error = collect(|sink| read(&path, sink).map(drop)).unwrap_err().to_string();
         assert!(error.contains("x.tar: is damaged, at its beginning"), "{error}");

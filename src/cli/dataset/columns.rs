@@ -4,14 +4,13 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{
-    Fields, RowPicture,
+    Fields, RowForm, RowPicture,
+    fields::{ELSEWHERE, FIELDS, is_meant, is_message, is_of_a_job, is_one_letter_off, parameters},
     listed::why_not,
     pictures::{ChosenPictures, WantedPictures, base, choose},
 };
-use crate::job::{DecomposeParams, EditParams, JobError, JobId, JobKind, value_from_slice};
+use crate::job::{JobError, JobKind, value_from_slice};
 
-/// The fields of a message, besides parameters and labels.
-const FIELDS: [&str; 9] = ["version", "id", "kind", "priority", "input", "image", "images", "output", "labels"];
 /// The names of a picture in other programs' manifests, the most telling first.
 const PICTURES: [&str; 6] = ["file_name", "image_path", "image_url", "url", "path", "filename"];
 /// What would be silently carried through, although it is meant for the job.
@@ -50,7 +49,7 @@ pub struct ColumnMapping {
 }
 
 /// A row, taken apart.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Split {
     /// The fields of the job.
     pub job: Fields,
@@ -58,6 +57,10 @@ pub struct Split {
     pub meta: Fields,
     /// The pictures that the row itself has, and its mask.
     pub chosen: ChosenPictures,
+    /// The columns that are parameters of the job because they are called so.
+    pub taken: Vec<String>,
+    /// The column with the picture, and another one that may be meant.
+    pub instead: Option<(String, String)>,
 }
 
 impl ColumnMapping {
@@ -96,9 +99,10 @@ impl ColumnMapping {
     ///
     /// # Errors
     /// A row without a picture, with the names that it has.
-    pub fn split(&self, mut row: Fields, is_table: bool, mut pictures: Vec<RowPicture>) -> Result<Split, JobError> {
+    pub fn split(&self, mut row: Fields, form: RowForm, mut pictures: Vec<RowPicture>) -> Result<Split, JobError> {
+        let is_table = form == RowForm::Texts;
         if is_message(&row) && !is_table && pictures.is_empty() {
-            return Ok(Split { job: row, meta: Fields::new(), chosen: ChosenPictures::default() });
+            return Ok(Split { job: row, ..Split::default() });
         }
         let seen: Vec<String> = row.keys().cloned().chain(pictures.iter().map(|one| one.column.clone())).collect();
         for name in &self.dropped {
@@ -133,11 +137,20 @@ impl ColumnMapping {
         if let Some(name) = NOT_OF_A_ROW.into_iter().find(|name| row.contains_key(*name)) {
             return Err(not_of_a_row(name));
         }
-        // Where the picture is named, other columns are not about it.
-        let is_named = self.renamed.iter().any(|(field, _)| is_picture(field));
+        // Where the picture is named, or in the row itself, other columns are not about it: the path that the program
+        // which made the row knew leads to another file, or to none.
+        let is_file = form == RowForm::Archived;
+        let is_named = self.renamed.iter().any(|(field, _)| is_picture(field))
+            || pictures.iter().any(|picture| picture.is_of_its_row(is_file));
+        let has_mask = pictures.iter().any(|picture| picture.is_called("mask"));
+        let mut taken = Vec::new();
         for (name, value) in row {
-            let is_taken = job.contains_key(&name) || is_named && is_picture(&name);
+            let is_taken = job.contains_key(&name) || is_named && is_picture(&name) || has_mask && name == "mask";
             if !is_taken && is_meant(&name, &value, kind) {
+                let is_parameter = name != "mask" && parameters(kind).contains(&name.as_str());
+                if !value.is_null() && (name == "output" || is_parameter) {
+                    taken.push(name.clone());
+                }
                 put(&mut job, &name, value, is_table)?;
             } else {
                 meta.insert(name, value);
@@ -159,11 +172,18 @@ impl ColumnMapping {
             }
         }
         check_size(&meta)?;
-        Ok(Split { job, meta, chosen })
+        let used = ["input", "image", "images"].into_iter().find(|name| job.contains_key(*name));
+        let instead = used.filter(|_| !is_named).map(str::to_owned).zip(named_picture(&meta));
+        Ok(Split { job, meta, chosen, taken, instead })
     }
 }
 
 impl ColumnMapping {
+    /// Whether a column of this name may have the pictures of a job.
+    pub fn may_be_a_picture(&self, name: &str) -> bool {
+        may_be_a_picture(name) || name == "mask" || self.renamed.iter().any(|(_, column)| column == name)
+    }
+
     /// The parameter that another column may stand for: its name is one letter away, or that of other programs.
     pub fn meant(&self, name: &str) -> Option<&'static str> {
         let parameters = parameters(self.kind);
@@ -175,15 +195,6 @@ impl ColumnMapping {
         let meant = elsewhere.filter(|field| parameters.contains(field));
         meant.or_else(|| parameters.into_iter().find(|field| field.len() > 4 && is_one_letter_off(name, field)))
     }
-}
-
-/// Whether one letter more, less, or another one makes the one name of the other.
-fn is_one_letter_off(one: &str, other: &str) -> bool {
-    let (short, long) = if one.len() <= other.len() { (one, other) } else { (other, one) };
-    let (short, long) = (short.as_bytes(), long.as_bytes());
-    let same = short.iter().zip(long).take_while(|(a, b)| a == b).count();
-    let rest = if short.len() == long.len() { short.get(same + 1..) } else { short.get(same..) };
-    long.len() - short.len() <= 1 && short != long && rest == long.get(same + 1..)
 }
 
 /// Whether a column of this name may have the pictures of a manifest.
@@ -206,56 +217,6 @@ fn is_picture(name: &str) -> bool {
     matches!(name, "image" | "images" | "input")
 }
 
-fn parameters(kind: JobKind) -> Vec<&'static str> {
-    match kind {
-        JobKind::Decompose => DecomposeParams::FIELDS.to_vec(),
-        // A mask is a picture, but a column like the parameters.
-        JobKind::Edit => [EditParams::FIELDS, &["mask"]].concat(),
-        JobKind::Composite => Vec::new(),
-        JobKind::Workflow => [&WORKFLOW[..], &["mask"]].concat(),
-    }
-}
-
-const WORKFLOW: [&str; 2] = ["decompose", "edits"];
-/// What diffusers and others call parameters.
-const ELSEWHERE: [(&str, &str); 5] = [
-    ("num_inference_steps", "steps"),
-    ("true_cfg_scale", "cfg_scale"),
-    ("guidance_scale", "cfg_scale"),
-    ("layer_num", "layers"),
-    ("num_layers", "layers"),
-];
-
-fn is_of_a_job(name: &str, kind: JobKind) -> bool {
-    FIELDS.contains(&name) || name == "params" || name.starts_with("label.") || parameters(kind).contains(&name)
-}
-
-/// Whether a text names a kind of jobs, also with a mistake.
-fn is_nearly_a_kind(text: &str) -> bool {
-    let text = text.to_ascii_lowercase();
-    let kinds = ["decompose", "edit", "composite", "workflow"];
-    kinds.iter().any(|kind| *kind == text || is_one_letter_off(&text, kind))
-}
-
-/// Whether a row is a whole message, and not a row with a column `version`.
-fn is_message(row: &Fields) -> bool {
-    row.get("version").is_some_and(Value::is_number) && row.contains_key("input")
-}
-
-/// Whether a column is about the job. Some names mean something else in other programs' manifests: a number as `id`,
-/// a class as `labels`.
-fn is_meant(name: &str, value: &Value, kind: JobKind) -> bool {
-    match name {
-        "id" => value.as_str().is_some_and(|id| id.parse::<JobId>().is_ok() || id.len() == 36),
-        "labels" | "params" => value.is_object(),
-        "kind" => value.as_str().is_some_and(is_nearly_a_kind),
-        "priority" => value.is_number() || value.as_str().is_some_and(|number| number.parse::<i64>().is_ok()),
-        // Of the dataset; that of a whole message is known by then.
-        "version" => false,
-        _ => is_of_a_job(name, kind),
-    }
-}
-
 /// What people expect to be a field of a row, and is given otherwise.
 pub fn not_of_a_row(name: &str) -> JobError {
     let instead = match name {
@@ -266,11 +227,13 @@ pub fn not_of_a_row(name: &str) -> JobError {
     JobError::invalid(name, format!("a row has no field `{name}`: {instead}; --drop-column {name} ignores the column"))
 }
 
-/// Adds a field. A missing value is left out; a text of a table becomes what it means.
+/// Adds a field. A missing value is left out; a text of a table becomes what it means, and so does one in JSON where a
+/// number is needed. A label is a text.
 fn put(job: &mut Fields, field: &str, value: Value, is_table: bool) -> Result<(), JobError> {
     let value = match value {
         Value::Null => return Ok(()),
-        Value::String(text) if is_table => typed(field, text)?,
+        Value::String(text) if is_table || field != "images" => typed(field, text)?,
+        Value::Number(_) | Value::Bool(_) if field.starts_with("label.") => Value::String(value.to_string()),
         other => other,
     };
     job.insert(field.to_owned(), value);
@@ -360,6 +323,7 @@ fn check_size(meta: &Fields) -> Result<(), JobError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::DecomposeParams;
 
     fn columns(flags: &[(&str, &str)], drop: &[&str]) -> ColumnMapping {
         let columns = flags.iter().map(|(field, column)| ((*field).to_owned(), (*column).to_owned())).collect();
@@ -369,7 +333,8 @@ mod tests {
 
     fn split(columns: &ColumnMapping, row: &Value, is_table: bool) -> Result<(Value, Value), String> {
         let row = row.as_object().unwrap().clone();
-        let split = columns.split(row, is_table, Vec::new()).map_err(|error| error.to_string())?;
+        let form = if is_table { RowForm::Texts } else { RowForm::Typed };
+        let split = columns.split(row, form, Vec::new()).map_err(|error| error.to_string())?;
         Ok((Value::Object(split.job), Value::Object(split.meta)))
     }
 
@@ -451,6 +416,11 @@ mod tests {
         let row = json!({ "image": "a", "cfg_normalize": "True", "trim": "FALSE", "prompt": "TRUE" });
         let wanted = json!({ "image": "a", "cfg_normalize": true, "trim": false, "prompt": "TRUE" });
         assert_eq!(split(&plain, &row, true).unwrap().0, wanted);
+        let row =
+            json!({ "image": "a b", "images": "a b", "layers": "4", "label.x": 5, "prompt": "12", "trim": "auto" });
+        let wanted =
+            json!({ "image": "a b", "images": "a b", "layers": 4, "label.x": "5", "prompt": "12", "trim": "auto" });
+        assert_eq!(split(&plain, &row, false).unwrap().0, wanted);
         let error = split(&plain, &json!({ "image": "a", "seed": "nan" }), true).unwrap_err();
         assert_eq!(error, "seed: `nan` is not a value; leave the cell empty");
     }
@@ -469,6 +439,42 @@ mod tests {
     }
 
     #[test]
+    fn the_picture_of_a_row_comes_before_the_path_of_one() {
+        let picture = |column: &str| RowPicture {
+            column: column.to_owned(),
+            name: String::new(),
+            bytes: b"\x89PNG\r\n\x1a\n".to_vec(),
+        };
+        let row =
+            json!({ "image": "/etc/a.png", "input": "make it red", "mask": "/etc/m.png", "url": "https://h/a.png" });
+        let row = row.as_object().unwrap();
+        let edit = ColumnMapping::new(JobKind::Edit, &ColumnFlags::default()).unwrap();
+        let pictures = vec![picture("png"), picture("mask.png")];
+        let found = edit.split(row.clone(), RowForm::Archived, pictures.clone()).unwrap();
+        assert_eq!((found.job, found.meta), (Fields::new(), row.clone()));
+        assert_eq!((found.chosen.pictures.as_slice(), found.chosen.mask.as_ref()), (&pictures[..1], pictures.get(1)));
+        // In Parquet, other pictures may be beside the one that a path leads to.
+        let row = json!({ "image": "a.png", "w": 1 }).as_object().unwrap().clone();
+        let found = edit.split(row.clone(), RowForm::Typed, vec![picture("thumbnail")]).unwrap();
+        assert_eq!((&found.job["image"], found.chosen), (&json!("a.png"), ChosenPictures::default()));
+        let row = json!({ "input": "make it red" }).as_object().unwrap().clone();
+        let found = edit.split(row.clone(), RowForm::Typed, vec![picture("image")]).unwrap();
+        assert_eq!((found.job, found.meta), (Fields::new(), row));
+    }
+
+    #[test]
+    fn columns_that_are_parameters_by_their_name_are_told() {
+        let row = json!({ "input": "a cat", "file_name": "a.png", "trim": true, "output": "x", "seed": null, "w": 1 });
+        let row = row.as_object().unwrap().clone();
+        let found = columns(&[], &[]).split(row.clone(), RowForm::Typed, Vec::new()).unwrap();
+        assert_eq!(found.taken, ["output", "trim"]);
+        assert_eq!(found.instead, Some(("input".to_owned(), "file_name".to_owned())));
+        let found = columns(&[("image", "file_name"), ("trim", "trim")], &[]);
+        let found = found.split(row, RowForm::Typed, Vec::new()).unwrap();
+        assert_eq!((found.taken, found.instead), (vec!["output".to_owned()], None));
+    }
+
+    #[test]
     fn large_columns_and_several_pictures_are_refused_with_what_to_do() {
         let plain = columns(&[], &[]);
         let error = split(&plain, &json!({ "image": "a", "text": "x".repeat(20_000) }), false).unwrap_err();
@@ -477,14 +483,14 @@ mod tests {
         let picture =
             |column: &str| RowPicture { column: column.to_owned(), name: String::new(), bytes: bytes.to_vec() };
         let two = || vec![picture("input.png"), picture("target.png")];
-        let error = plain.split(Fields::new(), false, two()).unwrap_err().to_string();
+        let error = plain.split(Fields::new(), RowForm::Archived, two()).unwrap_err().to_string();
         assert!(error.ends_with("choose one with --column image=input.png"), "{error}");
-        let chosen = columns(&[("image", "target.png")], &[]).split(Fields::new(), false, two()).unwrap();
+        let chosen = columns(&[("image", "target.png")], &[]).split(Fields::new(), RowForm::Archived, two()).unwrap();
         assert_eq!(chosen.chosen.pictures, [picture("target.png")]);
         let row = json!({ "input": ["a.png"], "images": "x" }).as_object().unwrap().clone();
-        let chosen = columns(&[("image", "target.png")], &[]).split(row.clone(), false, two()).unwrap();
+        let chosen = columns(&[("image", "target.png")], &[]).split(row.clone(), RowForm::Archived, two()).unwrap();
         assert_eq!((chosen.job, chosen.meta), (Fields::new(), row));
-        let left = columns(&[], &["input.png"]).split(Fields::new(), false, two()).unwrap();
+        let left = columns(&[], &["input.png"]).split(Fields::new(), RowForm::Archived, two()).unwrap();
         assert_eq!(left.chosen.pictures, [picture("target.png")]);
     }
 }

@@ -5,7 +5,7 @@ use std::{io::Read, path::Path};
 use csv::StringRecord;
 use serde_json::Value;
 
-use super::{Fields, Row, columns, reading::Sink, text};
+use super::{Fields, Row, RowForm, columns, reading::Sink, text};
 use crate::job::JobError;
 
 const SEPARATORS: [u8; 4] = [b',', b';', b'\t', b'|'];
@@ -90,7 +90,7 @@ pub fn read(path: &Path, separator: Option<u8>, sink: &mut Sink) -> Result<(), J
             Some(line) => format!("{}:{line} (row {number})", path.display()),
             None => format!("{}, row {number}", path.display()),
         };
-        if !sink.push(Row::new(number, place, fields, true)) {
+        if !sink.push(Row::new(number, place, fields, RowForm::Texts)) {
             return Ok(());
         }
     }

@@ -9,7 +9,7 @@ use serde::{
 use serde_json::Value;
 
 use super::{
-    Fields, Row,
+    Fields, Row, RowForm,
     nan::{WithoutNan, value_of},
     reading::Sink,
     text,
@@ -29,13 +29,13 @@ pub fn read_lines(path: &Path, sink: &mut Sink) -> Result<(), JobError> {
             text::Line::End => return Ok(()),
             text::Line::TooLong => Err(text::too_long()),
             text::Line::Whole if bytes.trim_ascii().is_empty() => continue,
-            text::Line::Whole => {
-                value_of(&bytes).map_err(|error| about_the_row(error.in_request("row", ""))).and_then(object)
-            }
+            text::Line::Whole => value_of(bytes.trim_ascii_end())
+                .map_err(|error| about_the_row(error.in_request("row", "")))
+                .and_then(object),
         };
         number += 1;
         let place = format!("{}:{line} (row {number})", path.display());
-        if !sink.push(Row::new(number, place, fields, false)) {
+        if !sink.push(Row::new(number, place, fields, RowForm::Typed)) {
             return Ok(());
         }
     }
@@ -104,7 +104,7 @@ impl JsonRows<'_> {
         self.number += 1;
         self.start.next_row();
         let place = format!("{}, row {}", self.path.display(), self.number);
-        self.sink.push(Row::new(self.number, place, object(whole_numbers(value)), false))
+        self.sink.push(Row::new(self.number, place, object(whole_numbers(value)), RowForm::Typed))
     }
 }
 
@@ -171,13 +171,14 @@ mod tests {
     #[test]
     fn lines_may_have_a_byte_order_mark_and_errors_are_about_the_row() {
         let text = "\u{feff}{\"image\":\"s3://b/k.png\",\"seed\":7.0}\r\n\n[\"s3://b/k.png\"]\n\
-                    {\"image\":\"s3://b/k.png\",\"image\":\"s3://b/l.png\"}\n{oops\n{\"seed\":NaN}\n";
+                    {\"image\":\"s3://b/k.png\",\"image\":\"s3://b/l.png\"}\n{oops\n{\"seed\":NaN}\n{\"seed\":7\n";
         let found = rows("m.jsonl", text.as_bytes()).unwrap();
         assert_eq!(found[0].1.as_ref().unwrap()["seed"], 7);
         for (row, place, wanted) in [
             (1, "m.jsonl:3 (row 2)", "row: is an array; each row is one JSON object"),
             (2, "m.jsonl:4 (row 3)", "the field `image` is given twice"),
             (3, "m.jsonl:5 (row 4)", "is not valid JSON: key must be a string at column 2"),
+            (5, "m.jsonl:7 (row 6)", "is not valid JSON: EOF while parsing an object at column 9"),
         ] {
             assert_eq!(found[row].0, place);
             let error = found[row].1.as_ref().unwrap_err();

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::{Fields, Row, reading::Sink, text};
+use super::{Fields, Row, RowForm, reading::Sink, text};
 use crate::job::JobError;
 
 pub fn read(path: &Path, sink: &mut Sink) -> Result<(), JobError> {
@@ -26,7 +26,7 @@ pub fn read(path: &Path, sink: &mut Sink) -> Result<(), JobError> {
             Err(_) => Err(JobError::invalid("row", "is not UTF-8, perhaps Latin-1; save the list as UTF-8")),
         };
         let place = format!("{}:{line} (row {number})", path.display());
-        if !sink.push(Row::new(number, place, fields, false)) {
+        if !sink.push(Row::new(number, place, fields, RowForm::Typed)) {
             return Ok(());
         }
     }

@@ -7,6 +7,7 @@
 mod archive;
 mod columns;
 mod delimited;
+mod fields;
 mod hub;
 mod imagefolder;
 mod json;
@@ -50,12 +51,22 @@ pub struct Row {
     /// For messages: `m.csv:3 (row 2)`, or the address of a picture.
     pub place: String,
     pub fields: Result<Fields, JobError>,
-    /// The values are texts.
-    pub is_table: bool,
+    pub form: RowForm,
     /// The pictures that the row itself has.
     pub pictures: Vec<RowPicture>,
     /// Relative paths start here. Absent: in the folder of the source.
     pub folder: Option<Arc<Path>>,
+}
+
+/// What the values of a row are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowForm {
+    /// Texts, as in CSV.
+    Texts,
+    /// Of any type, as in JSON and Parquet.
+    Typed,
+    /// Those of a JSON file that is beside the row's pictures in an archive.
+    Archived,
 }
 
 /// A picture inside a dataset's file.
@@ -78,10 +89,10 @@ impl Row {
     /// The row of a picture that was found in a folder or under a prefix.
     fn of_picture(number: u64, url: String) -> Self {
         let fields = Fields::from_iter([("image".to_owned(), Value::from(url.as_str()))]);
-        Self::new(number, url, Ok(fields), false)
+        Self::new(number, url, Ok(fields), RowForm::Typed)
     }
 
-    fn new(number: u64, place: String, fields: Result<Fields, JobError>, is_table: bool) -> Self {
-        Self { number, place, fields, is_table, pictures: Vec::new(), folder: None }
+    fn new(number: u64, place: String, fields: Result<Fields, JobError>, form: RowForm) -> Self {
+        Self { number, place, fields, form, pictures: Vec::new(), folder: None }
     }
 }

@@ -12,8 +12,8 @@ use parquet::{
 use serde_json::{Value, json};
 
 use super::{
-    Fields, Row, RowPicture, columns::may_be_a_picture, json::LARGEST_EXACT, listed, pictures::begins_like_one,
-    reading::Sink, text::read_error,
+    Fields, Row, RowForm, RowPicture, columns::may_be_a_picture, json::LARGEST_EXACT, listed,
+    pictures::begins_like_one, reading::Sink, text::read_error,
 };
 use crate::job::JobError;
 
@@ -38,7 +38,7 @@ pub fn read(path: &Path, sink: &mut Sink) -> Result<bool, JobError> {
             continue;
         }
         let (fields, pictures) = take_apart(record, &nanoseconds);
-        if !sink.push(Row { pictures, ..Row::new(number, place, Ok(fields), false) }) {
+        if !sink.push(Row { pictures, ..Row::new(number, place, Ok(fields), RowForm::Typed) }) {
             return Ok(false);
         }
     }
@@ -258,6 +258,7 @@ fn float(value: f64) -> Value {
 
 fn explain(path: &Path, error: &ParquetError) -> JobError {
     let reason = match error {
+        _ if error.to_string().to_ascii_lowercase().contains("encrypt") => "is encrypted; decrypt it first".to_owned(),
         ParquetError::NYI(what) => format!("uses a feature of Parquet that acetate does not know ({what})"),
         ParquetError::EOF(_) => "ends too early: the file is incomplete; copy or download it again".to_owned(),
         ParquetError::General(what) if what.contains("Disabled feature") => {

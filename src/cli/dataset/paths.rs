@@ -18,6 +18,8 @@ pub enum Base<'a> {
     Folder(&'a Path),
     /// Of a manifest that was downloaded: an address that ends with `/`.
     Address(&'a str),
+    /// Nowhere, as in an archive, which was made on another machine: only addresses elsewhere are pictures.
+    Nowhere,
 }
 
 /// Makes addresses of the pictures in the fields of a job.
@@ -25,32 +27,56 @@ pub fn resolve(fields: &mut Fields, base: Base<'_>) -> Result<(), JobError> {
     resolve_in(fields, base)?;
     match fields.get_mut("input") {
         Some(Value::Object(input)) => resolve_in(input, base),
-        Some(Value::Array(images)) => images.iter_mut().try_for_each(|image| resolve_one(image, base)),
-        Some(image) => resolve_one(image, base),
+        Some(pictures) => resolve_all("input", pictures, base),
         None => Ok(()),
     }
 }
 
 fn resolve_in(fields: &mut Fields, base: Base<'_>) -> Result<(), JobError> {
-    for name in ["image", "mask"] {
-        if let Some(image) = fields.get_mut(name) {
-            resolve_one(image, base)?;
+    let has_one = fields.get("image").is_some_and(|image| !image.is_null());
+    for name in ["image", "images", "mask"] {
+        if has_one && name == "images" && fields.get(name) == Some(&json!([])) {
+            continue;
+        }
+        if let Some(pictures) = fields.get_mut(name) {
+            resolve_all(name, pictures, base)?;
         }
     }
-    match fields.get_mut("images") {
-        Some(Value::Array(images)) => images.iter_mut().try_for_each(|image| resolve_one(image, base)),
-        _ => Ok(()),
+    Ok(())
+}
+
+/// A picture, or a list of them.
+fn resolve_all(field: &str, value: &mut Value, base: Base<'_>) -> Result<(), JobError> {
+    match value {
+        Value::Array(pictures) if pictures.is_empty() => {
+            Err(JobError::invalid(field, "is an empty list; the row has no picture"))
+        }
+        Value::Array(pictures) => pictures.iter_mut().try_for_each(|picture| resolve_one(field, picture, base)),
+        picture => resolve_one(field, picture, base),
     }
 }
 
-fn resolve_one(value: &mut Value, base: Base<'_>) -> Result<(), JobError> {
+fn resolve_one(field: &str, value: &mut Value, base: Base<'_>) -> Result<(), JobError> {
     let Some(text) = value.as_str() else { return Ok(()) };
     if text.starts_with("job:") {
         *value = json!(input(text).map_err(|failure| match failure {
+            // About the id inside.
+            Failure::Error(JobError::InvalidRequest { reason, .. }) if !reason.contains(text) => {
+                JobError::invalid(field, format!("`{}`: {reason}", text.escape_debug()))
+            }
             Failure::Error(error) => error,
-            _ => JobError::invalid("input", format!("`{text}` is not a layer of a job")),
+            _ => JobError::invalid(field, format!("`{text}` is not a layer of a job")),
         })?);
         return Ok(());
+    }
+    if base == Base::Nowhere && (!text.contains("://") || text.starts_with("file:")) && !text.is_empty() {
+        let shown: String = text.chars().take(80).collect();
+        let reason = format!(
+            "`{}` is a local file; a row of an archive has its picture inside, or names an address (s3://, https://); \
+             --drop-column {field} ignores the field",
+            shown.escape_debug()
+        );
+        return Err(JobError::invalid(field, reason));
     }
     if text.contains("://") {
         return Ok(());
@@ -69,6 +95,7 @@ fn resolve_one(value: &mut Value, base: Base<'_>) -> Result<(), JobError> {
             *value = json!(below(base, text));
             return Ok(());
         }
+        Base::Nowhere => return Ok(()),
     };
     let path = folder.join(text);
     let name = || path.display().to_string();
@@ -175,6 +202,15 @@ mod tests {
         let id = "018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21";
         assert_eq!(resolved(json!(format!("job:{id}:2")), here).unwrap(), json!({ "job": id, "layer": 2 }));
         assert!(resolved(json!("job:2"), here).unwrap_err().contains("write job:ID:LAYER"));
+        let error = resolved(json!("job:x:2"), here).unwrap_err();
+        assert!(error.starts_with("image: `job:x:2`: `x` is not a UUID"), "{error}");
+        assert_eq!(resolved(json!(["deep/a.png", "s3://b/k"]), here).unwrap(), json!([address, "s3://b/k"]));
+        assert!(resolved(json!([]), here).unwrap_err().starts_with("image: is an empty list"));
+        for path in ["deep/a.png", address.as_str()] {
+            let error = resolved(json!(path), Base::Nowhere).unwrap_err();
+            assert!(error.contains("is a local file; a row of an archive"), "{error}");
+        }
+        assert_eq!(resolved(json!("s3://b/k"), Base::Nowhere).unwrap(), json!("s3://b/k"));
         assert_eq!(resolved(json!("s3://b/k"), here).unwrap(), json!("s3://b/k"));
         let away = Base::Address("https://h/set/");
         for (path, wanted) in [

@@ -29,9 +29,15 @@ impl RowPicture {
     }
 
     /// Whether its column is called so; files in archives have an extension, too: `mask.png`.
-    fn is_called(&self, name: &str) -> bool {
+    pub fn is_called(&self, name: &str) -> bool {
         let is_file = |(stem, ending): (&str, &str)| stem == name && listed::is_picture(ending);
         self.is_of(name) || self.column.rsplit_once('.').is_some_and(is_file)
+    }
+
+    /// Whether it is the picture of its row, whatever the other columns say: by its name, or as a file of an archive.
+    pub fn is_of_its_row(&self, is_file: bool) -> bool {
+        let is_called_so = || ["image", "images", "input"].iter().any(|name| self.is_called(name));
+        if is_file { !self.is_called("mask") } else { is_called_so() }
     }
 
     /// Whether these bytes are a picture, by their first ones, the name of the column, or the file's.

@@ -41,6 +41,10 @@ impl DatasetSource {
             return Ok(Self::Prefix(text.to_owned()));
         }
         let path = Path::new(text);
+        if text == "-" || path.metadata().is_ok_and(|file| !file.is_file() && !file.is_dir()) {
+            let reason = format!("`{text}` is not a file: rows are read more than once; write them to a file first");
+            return Err(JobError::invalid("--from", reason));
+        }
         let path = path.canonicalize().map_err(|_| JobError::InputNotFound { input: text.to_owned() })?;
         if path.is_dir() {
             return Ok(Self::Folder(path));
@@ -58,10 +62,11 @@ impl DatasetSource {
             let reason = format!(
                 "`{text}` is not a folder, an s3:// prefix, a manifest that ends in .jsonl, .json, .csv, .tsv or .txt, \
                  each also with .gz, or a dataset that ends in .parquet or .tar{}",
-                if ending(&path) == "arrow" {
-                    "; load_from_disk and to_parquet make Parquet of Arrow files"
-                } else {
-                    ""
+                match ending(&path).as_str() {
+                    "arrow" => "; load_from_disk and to_parquet make Parquet of Arrow files",
+                    "zip" | "7z" | "rar" => "; unpack the archive, and name the folder",
+                    "xlsx" | "xls" | "ods" => "; save the table as CSV",
+                    _ => "",
                 }
             );
             JobError::invalid("--from", reason)
@@ -258,6 +263,15 @@ mod tests {
             DatasetSource::parse(&file.display().to_string())
         };
         assert!(parse("list.doc").unwrap_err().to_string().contains(".jsonl, .json, .csv"));
+        for (name, advice) in
+            [("a.zip", "unpack the archive, and name the folder"), ("a.xlsx", "save the table as CSV")]
+        {
+            assert!(parse(name).unwrap_err().to_string().ends_with(advice), "{name}");
+        }
+        for pipe in ["-", "/dev/null"] {
+            let error = DatasetSource::parse(pipe).unwrap_err().to_string();
+            assert!(error.contains("is not a file: rows are read more than once"), "{error}");
+        }
         assert_eq!(DatasetSource::parse("nowhere.csv").unwrap_err().code(), "input_not_found");
         let prefix = DatasetSource::parse("s3://in/posters/2019").unwrap();
         assert_eq!((prefix.stem(), prefix.below()), ("2019".to_owned(), "s3://in/posters/".to_owned()));

@@ -15,6 +15,7 @@ use super::{
     pass::{Act, BulkOptions, BulkPass},
     rejects,
     row::{RowDefaults, address},
+    short_names::ShortNames,
     template::Template,
 };
 use crate::{
@@ -31,6 +32,7 @@ use crate::{
     config::{LoadedConfig, Secret},
     image::DecodeLimits,
     job::{BatchId, JobError, JobKind, Task},
+    store::Stores,
     trace,
 };
 
@@ -88,6 +90,7 @@ async fn find(submitter: &Submitter, from: &str, pulled: Option<PathBuf>) -> Res
 
 fn plan(
     loaded: &LoadedConfig,
+    submitter: &Submitter,
     task: &Task,
     flags: &SubmitFlags,
     found: &LocatedSource,
@@ -110,11 +113,12 @@ fn plan(
         params,
         labels: labels(&flags.labels)?,
         priority: flags.priority,
-        output: flags.output.as_deref().map(|output| Template::parse(&self::address(output)?)).transpose()?,
+        output: flags.output.as_deref().map(|output| output_of(submitter, output)).transpose()?,
         batch,
         below: address.clone().unwrap_or_else(|| source.below()),
     };
     Ok(BulkOptions {
+        short_names: ShortNames::default(),
         columns: ColumnMapping::new(kind, &flags.columns)?.over(source.columns())?,
         digest: hex::encode(&Sha256::digest(name.as_bytes())[..8]),
         source,
@@ -132,6 +136,17 @@ fn plan(
     })
 }
 
+/// `--output`, checked before any row is: otherwise every row would be wrong.
+fn output_of(submitter: &Submitter, output: &str) -> Result<Template, JobError> {
+    let template = Template::parse(&address(output)?)?;
+    let example = template.example();
+    Stores::check_address("--output", &example)?;
+    if template.is_plain() {
+        submitter.check_output(&example)?;
+    }
+    Ok(template)
+}
+
 /// The last part of an address, without its extension.
 fn stem_of(address: &str) -> String {
     let path = address.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
@@ -147,7 +162,7 @@ async fn all(
     flags: &SubmitFlags,
     found: LocatedSource,
 ) -> Result<(), Failure> {
-    let mut plan = plan(loaded, task, flags, &found)?;
+    let mut plan = plan(loaded, submitter, task, flags, &found)?;
     plan.sample = draw(submitter, &plan).await?;
     plan.at = start_time(submitter, flags).await?;
     let plan = &plan;

@@ -8,6 +8,8 @@ mod pass;
 mod prepare;
 mod rejects;
 mod row;
+mod seen;
+mod short_names;
 mod single;
 mod sources;
 mod template;

@@ -2,7 +2,7 @@
 //! chunk of rows and the ids of the others are in memory.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry},
+    collections::{HashMap, HashSet, hash_map::Entry},
     io::IsTerminal,
     path::PathBuf,
     time::Duration,
@@ -17,7 +17,9 @@ use super::{
     earlier::find_earlier,
     prepare::{Preparation, Ready, Refused, put_into_store, upload},
     rejects::Rejects,
-    row::RowDefaults,
+    row::{NO_OUTPUT, RowDefaults},
+    seen::SeenColumns,
+    short_names::ShortNames,
     sources::settle,
 };
 use crate::{
@@ -41,8 +43,6 @@ const CHUNK_BYTES: usize = 32 << 20;
 const AT_A_TIME: usize = 8;
 /// The number of mistakes after which reading stops.
 const MOST_MISTAKES: usize = 20;
-/// The number of carried columns that are remembered for a message.
-const MOST_NAMES: usize = 30;
 
 /// What the command line asks for.
 pub struct BulkOptions {
@@ -55,6 +55,7 @@ pub struct BulkOptions {
     pub address: Option<String>,
     pub defaults: RowDefaults,
     pub columns: ColumnMapping,
+    pub short_names: ShortNames,
     pub pick: PickFlags,
     /// The rows of a sample.
     pub sample: Option<HashSet<u64>>,
@@ -107,9 +108,7 @@ pub struct BulkPass<'a> {
     rows: Vec<DatasetRow>,
     mistakes: Vec<String>,
     rejects: Rejects,
-    carried: BTreeSet<String>,
-    /// Jobs of another kind than that of the command, by the column `kind`.
-    other_kinds: BTreeMap<String, u64>,
+    columns: SeenColumns,
     /// Wait for an unreachable broker once, not for every chunk.
     reachable: bool,
     /// The rows of the source so far, also those that were not picked.
@@ -150,8 +149,7 @@ impl<'a> BulkPass<'a> {
             rows: Vec::with_capacity(CHUNK),
             mistakes: Vec::new(),
             rejects,
-            carried: BTreeSet::new(),
-            other_kinds: BTreeMap::new(),
+            columns: SeenColumns::default(),
             reachable: true,
             read: 0,
             unseen: plan.columns.asked(),
@@ -211,11 +209,12 @@ impl<'a> BulkPass<'a> {
         }
     }
 
-    async fn take(&mut self, row: Row) -> Result<(), Failure> {
+    async fn take(&mut self, mut row: Row) -> Result<(), Failure> {
         self.report.rows += 1;
         self.bar.inc(1);
         self.unseen.retain(|(_, column)| !row.has(column));
         let plan = self.plan;
+        plan.short_names.write(self.submitter, &plan.columns, &mut row).await?;
         let preparation = Preparation {
             submitter: self.submitter,
             defaults: &plan.defaults,
@@ -230,15 +229,7 @@ impl<'a> BulkPass<'a> {
             Ok(ready) => ready,
             Err(refused) => return self.refuse(*refused),
         };
-        for name in ready.meta.keys() {
-            if self.carried.len() < MOST_NAMES && !self.carried.contains(name) {
-                self.carried.insert(name.clone());
-            }
-        }
-        let kind = ready.request.task.kind();
-        if kind != plan.defaults.kind {
-            *self.other_kinds.entry(kind.to_string()).or_default() += 1;
-        }
+        self.columns.see(&ready, plan.defaults.kind);
         let content = if ready.has_own_id { hash(&ready.request.fingerprint()) } else { 0 };
         // The first one counts.
         let before = match self.seen.entry(ready.request.id.to_bytes()) {
@@ -369,6 +360,11 @@ impl<'a> BulkPass<'a> {
         if error.class() != ErrorClass::Invalid {
             return Err(self.after(&format!("{place}: "), error));
         }
+        let is_without_output = matches!(error, JobError::InvalidRequest { reason, .. } if reason == NO_OUTPUT);
+        if is_without_output && !self.plan.skip_invalid {
+            // The command is wrong, not the row; all others would be refused for it, too.
+            return Err(self.after(&format!("{place}: "), error));
+        }
         if self.plan.skip_invalid {
             self.report.rejected += 1;
             return Ok(self.rejects.add(&refused)?);
@@ -410,8 +406,12 @@ impl<'a> BulkPass<'a> {
             return Err(Failure::Usage(format!("nothing was submitted:\n{}{more}{advice}", self.mistakes.join("\n"))));
         }
         if self.act != Act::Check {
-            let texts = [tally.text(), self.rejects.text(), self.carried_text(), self.kinds_text()];
-            texts.into_iter().flatten().for_each(|text| self.global.say(&text));
+            let columns = self.columns.texts(&self.plan.columns, self.plan.defaults.kind);
+            let texts = [tally.text(), self.rejects.text()].into_iter().flatten().chain(columns);
+            texts.for_each(|text| self.global.say(&text));
+        }
+        if let Some(first) = self.rejects.first.take_if(|_| self.report.rejected == self.report.rows) {
+            return Err(Failure::Usage(format!("no row is valid; nothing was submitted. The first one: {first}")));
         }
         if self.report.rows == 0 && self.read > 0 {
             if self.act != Act::Check {
@@ -448,24 +448,6 @@ impl<'a> BulkPass<'a> {
             _ => "nothing was submitted".to_owned(),
         };
         Err(Failure::Usage(format!("{flag}: no row has a column `{column}`\n{after}")))
-    }
-
-    /// `other kinds of jobs, by the column kind: decompose 8`.
-    fn kinds_text(&self) -> Option<String> {
-        let kinds: Vec<_> = self.other_kinds.iter().map(|(kind, rows)| format!("{kind} {rows}")).collect();
-        let text =
-            || format!("other jobs than {}, by the column `kind`: {}", self.plan.defaults.kind, kinds.join(", "));
-        (!kinds.is_empty()).then(text)
-    }
-
-    /// `carried through to the results: caption, promt (did you mean prompt?)`.
-    fn carried_text(&self) -> Option<String> {
-        let name = |name: &String| match self.plan.columns.meant(name) {
-            Some(field) => format!("{name} (if you mean {field}, rename it, or give --column {field}={name})"),
-            None => name.clone(),
-        };
-        let names: Vec<_> = self.carried.iter().map(name).collect();
-        (!names.is_empty()).then(|| format!("carried through to the results: {}", names.join(", ")))
     }
 }
 

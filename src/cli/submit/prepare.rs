@@ -1,9 +1,11 @@
 //! Turns a row of a dataset into a request that workers may accept.
 
+use serde_json::Value;
+
 use super::row::{RowDefaults, check_addresses};
 use crate::{
     app::Submitter,
-    cli::dataset::{Base, ChosenPictures, ColumnMapping, Fields, Row, RowPicture, Split, resolve},
+    cli::dataset::{Base, ChosenPictures, ColumnMapping, Fields, Row, RowForm, RowPicture, Split, resolve},
     image::{self, DecodeLimits},
     job::{InputRef, JobError, JobRequest},
 };
@@ -17,6 +19,8 @@ pub struct Ready {
     pub place: String,
     /// The columns that are carried through to the results.
     pub meta: Fields,
+    /// The columns that are parameters because they are called so.
+    pub taken: Vec<String>,
     /// Pictures that go into the store; the request has their addresses there.
     pub pictures: Vec<StoredPicture>,
     /// The columns, if they are wanted for the file of rejected rows.
@@ -58,14 +62,34 @@ pub struct Refused {
 
 impl Preparation<'_> {
     pub fn row(&self, row: Row) -> Result<Ready, Box<Refused>> {
-        let Row { number, place, fields, is_table, pictures, folder } = row;
+        let Row { number, place, fields, form, pictures, folder } = row;
         let original = fields.as_ref().ok().filter(|_| self.keep_original).cloned();
-        let base = folder.as_deref().map_or(self.base, Base::Folder);
-        let parts = fields.and_then(|fields| self.columns.split(fields, is_table, pictures));
-        match parts.and_then(|parts| self.request(number, parts, base)) {
-            Ok((request, has_own_id, meta, pictures)) => {
-                Ok(Ready { request, has_own_id, number, place, meta, pictures, original })
+        let base = match (form, folder.as_deref()) {
+            (RowForm::Archived, _) => Base::Nowhere,
+            (RowForm::Texts | RowForm::Typed, Some(folder)) => Base::Folder(folder),
+            (RowForm::Texts | RowForm::Typed, None) => self.base,
+        };
+        let parts = fields.and_then(|fields| self.columns.split(fields, form, pictures));
+        let made = parts.and_then(|mut parts| {
+            let (meta, taken) = (std::mem::take(&mut parts.meta), std::mem::take(&mut parts.taken));
+            let texts: Vec<_> =
+                taken.iter().filter(|name| parts.job.get(*name).is_some_and(Value::is_string)).cloned().collect();
+            match self.request(number, parts, base) {
+                Ok((request, has_own_id, pictures)) => Ok(Ready {
+                    request,
+                    has_own_id,
+                    number,
+                    place: place.clone(),
+                    meta,
+                    taken,
+                    pictures,
+                    original: None,
+                }),
+                Err(error) => Err(with_remedy(error, &texts)),
             }
+        });
+        match made {
+            Ok(ready) => Ok(Ready { original, ..ready }),
             Err(error) => Err(Box::new(Refused { number, place, error, original })),
         }
     }
@@ -75,8 +99,13 @@ impl Preparation<'_> {
         number: u64,
         parts: Split,
         base: Base<'_>,
-    ) -> Result<(JobRequest, bool, Fields, Vec<StoredPicture>), JobError> {
-        let Split { mut job, meta, chosen: ChosenPictures { pictures, mask } } = parts;
+    ) -> Result<(JobRequest, bool, Vec<StoredPicture>), JobError> {
+        let Split { mut job, chosen: ChosenPictures { pictures, mask }, instead, .. } = parts;
+        // Before the row's own pictures, which are in the store.
+        resolve(&mut job, base).map_err(|error| match &instead {
+            Some((used, other)) => or_another_column(&error, used, other),
+            None => error,
+        })?;
         let mut name = None;
         let mut stored = Vec::new();
         let mut store = |RowPicture { name: path, bytes, .. }: RowPicture| -> Result<(String, String), JobError> {
@@ -100,7 +129,6 @@ impl Preparation<'_> {
         if let Some(mask) = mask {
             job.insert("mask".to_owned(), store(mask)?.1.into());
         }
-        resolve(&mut job, base)?;
         let has_own_id = job.get("id").is_some_and(|id| !id.is_null());
         let request = self.defaults.request(number, job, name.as_deref())?;
         check_addresses(&request)?;
@@ -108,7 +136,28 @@ impl Preparation<'_> {
             request.check_reuse()?;
         }
         self.submitter.check_allowed(&request, self.upload)?;
-        Ok((request, has_own_id, meta, stored))
+        Ok((request, has_own_id, stored))
+    }
+}
+
+/// The error of a parameter that is a text, with what to do if its column is about something else. `texts`: such columns.
+fn with_remedy(error: JobError, texts: &[String]) -> JobError {
+    let JobError::InvalidRequest { field, reason } = error else { return error };
+    let name = field.strip_prefix("params.").unwrap_or(&field);
+    let name = name.split(['.', '[']).next().unwrap_or(name);
+    let reason = match texts.iter().any(|text| text == name) {
+        true => format!("{reason}; if the column `{name}` is about something else, --drop-column {name} ignores it"),
+        false => reason,
+    };
+    JobError::InvalidRequest { field, reason }
+}
+
+/// The error of a text that is no picture, with another column that has one.
+fn or_another_column(error: &JobError, used: &str, other: &str) -> JobError {
+    let advice = format!("if the picture is in the column `{other}`, give --column image={other}");
+    match error {
+        JobError::InvalidRequest { field, reason } => JobError::invalid(field, format!("{reason}; {advice}")),
+        error => JobError::invalid(used, format!("{error}; {advice}")),
     }
 }
 

@@ -20,6 +20,8 @@ use crate::{
 pub struct Rejects {
     file: Option<(PathBuf, BufWriter<File>)>,
     codes: BTreeMap<&'static str, u64>,
+    /// What was wrong with the first row.
+    pub first: Option<String>,
 }
 
 /// Refuses the source itself, which creating the file would empty before it is read.
@@ -40,13 +42,14 @@ impl Rejects {
             Ok(file) => Ok((path.to_owned(), BufWriter::new(file))),
             Err(error) => Err(io_error(path, "create the file of rejected rows", error)),
         };
-        Ok(Self { file: path.map(create).transpose()?, codes: BTreeMap::new() })
+        Ok(Self { file: path.map(create).transpose()?, ..Self::default() })
     }
 
     /// Writes one line: the number of the row, where it is, why it was left out, and its columns.
     pub fn add(&mut self, refused: &Refused) -> Result<(), JobError> {
         let Refused { number, place, error, original } = refused;
         *self.codes.entry(error.code()).or_default() += 1;
+        self.first.get_or_insert_with(|| format!("{place}: {error}"));
         let Some((path, file)) = &mut self.file else { return Ok(()) };
         let line = json!({
             "row": number, "place": place, "code": error.code(), "error": error.to_string(), "fields": original,

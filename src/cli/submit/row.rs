@@ -1,6 +1,9 @@
 //! Turns one row of a manifest into a request; the row's fields override the command's flags.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    path::{Component, Path, PathBuf},
+};
 
 use serde_json::{Value, json};
 
@@ -47,10 +50,7 @@ impl RowDefaults {
             lay_under(&mut message, "params", params)?;
         }
         if !message.contains_key("output") {
-            let template = self
-                .output
-                .as_ref()
-                .ok_or_else(|| JobError::invalid("output", "is missing; set it in the row or with --output"))?;
+            let template = self.output.as_ref().ok_or_else(|| JobError::invalid("output", NO_OUTPUT))?;
             let labels: BTreeMap<String, String> = serde_json::from_value(message["labels"].clone())
                 .map_err(|error| JobError::invalid("labels", error.to_string()))?;
             let input = match name {
@@ -73,6 +73,9 @@ impl RowDefaults {
     }
 }
 
+/// Why a row without an output is refused, where the command has none, either.
+pub const NO_OUTPUT: &str = "is missing; give --output, or each row an `output`";
+
 /// Checks the form of a request's addresses, so that no worker has to refuse an accepted job for it.
 pub fn check_addresses(request: &JobRequest) -> Result<(), JobError> {
     Stores::check_address("output.prefix", &request.output.prefix)?;
@@ -84,16 +87,33 @@ pub fn check_addresses(request: &JobRequest) -> Result<(), JobError> {
     Ok(())
 }
 
-/// `--output` as an address; a local path becomes a file:// address.
+/// `--output` as an address; a local path becomes a file:// address, without `..`.
 pub fn address(output: &str) -> Result<String, JobError> {
     if output.contains("://") {
         return Ok(output.to_owned());
     }
     match std::path::absolute(output) {
         // The fields of a template are not encoded.
-        Ok(path) => Ok(format!("{}/", file_url(&path)).replace("%7B", "{").replace("%7D", "}")),
+        Ok(path) => Ok(format!("{}/", file_url(&without_parents(&path))).replace("%7B", "{").replace("%7D", "}")),
         Err(error) => Err(JobError::invalid("--output", format!("`{output}`: {error}"))),
     }
+}
+
+/// Resolves each `..`. After a link, it is the folder above what the link leads to. After a field, it stays, and is
+/// refused.
+fn without_parents(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        let has_field = || plain.file_name().is_some_and(|name| name.as_encoded_bytes().contains(&b'{'));
+        match part {
+            Component::ParentDir if !has_field() => {
+                plain = plain.canonicalize().unwrap_or(plain);
+                plain.pop();
+            }
+            part => plain.push(part),
+        }
+    }
+    plain
 }
 
 /// Turns a row into a message: `image` becomes `input.image`, `label.NAME` a label, and fields that a message does not
@@ -103,7 +123,8 @@ fn in_shape(row: Fields) -> Result<Fields, JobError> {
     for (name, value) in row {
         match name.as_str() {
             "input" if value.is_string() => put_inside(&mut message, "input", "image", value)?,
-            "input" if value.is_array() => put_inside(&mut message, "input", "images", value)?,
+            "input" | "image" if value.is_array() => put_inside(&mut message, "input", "images", value)?,
+            "images" if !value.is_array() => put_inside(&mut message, "input", "image", value)?,
             "version" | "id" | "kind" | "priority" | "input" => drop(message.insert(name, value)),
             "output" if value.is_string() => drop(message.insert(name, json!({ "prefix": value }))),
             "output" => drop(message.insert(name, value)),
@@ -233,6 +254,26 @@ mod tests {
     fn a_path_becomes_an_address_and_keeps_its_fields() {
         assert!(address("out/a b/{stem}").unwrap().ends_with("/out/a%20b/{stem}/"));
         assert_eq!(address("s3://out/{stem}").unwrap(), "s3://out/{stem}");
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        std::fs::create_dir_all(root.join("a/b")).unwrap();
+        std::os::unix::fs::symlink(root.join("a/b"), root.join("link")).unwrap();
+        for (path, wanted) in [("new/../out", "out/"), ("link/../out/{stem}", "a/out/{stem}/"), ("a/b/../../x", "x/")] {
+            let wanted = format!("file://{}/{wanted}", root.display());
+            assert_eq!(address(&root.join(path).display().to_string()).unwrap(), wanted);
+        }
+        let kept = address(&root.join("{stem}/../x").display().to_string()).unwrap();
+        assert!(kept.ends_with("/{stem}/../x/"), "{kept}");
+    }
+
+    #[test]
+    fn several_pictures_are_a_list_under_every_name() {
+        for (name, value) in [("image", json!(["s3://in/a.png", "s3://in/b.png"])), ("images", json!("s3://in/a.png"))]
+        {
+            let count = value.as_array().map_or(1, Vec::len);
+            let made = request(json!({ "kind": "composite", name: value })).unwrap();
+            assert_eq!(made.inputs.len(), count);
+        }
     }
 
     #[test]

@@ -83,6 +83,22 @@ impl Template {
     }
 }
 
+impl Template {
+    /// What it may become for a job, to check its form.
+    pub fn example(&self) -> String {
+        let part = |part: &TemplatePart| match part {
+            TemplatePart::Text(text) => text.clone(),
+            TemplatePart::Field(_) => "x".to_owned(),
+        };
+        self.0.iter().map(part).collect()
+    }
+
+    /// Whether all jobs get the same prefix.
+    pub fn is_plain(&self) -> bool {
+        self.0.iter().all(|part| matches!(part, TemplatePart::Text(_)))
+    }
+}
+
 fn value(field: &Field, values: &Values<'_>) -> Result<String, JobError> {
     let name = values.input.rsplit('/').next().unwrap_or_default();
     let path = values.input.strip_prefix(values.below).filter(|_| !values.below.is_empty()).unwrap_or(name);

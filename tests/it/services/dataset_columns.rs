@@ -230,7 +230,7 @@ async fn a_part_without_rows_is_no_mistake() {
     }
     let args = ["submit", "composite", "--from", "bad.csv", "--skip-invalid", "--batch", "none", "--output", &output];
     let ran = world.run(&args).await;
-    assert!(ran.code == Some(0) && !ran.stderr.contains("jobs watch"), "{ran:?}");
+    assert!(ran.code == Some(2) && ran.stderr.contains("no row is valid; nothing was submitted. The first"), "{ran:?}");
     fs::write(world.place.path("empty.csv"), "image\n").unwrap();
     let ran = world.run(&["submit", "composite", "--from", "empty.csv", "--shard", "1/2", "--output", &output]).await;
     assert!(ran.code == Some(2) && ran.stderr.contains("has no rows"), "{ran:?}");
@@ -299,8 +299,8 @@ async fn large_whole_numbers_stay_exact_in_exports() {
     let good = world.input("a.png", [1, 2, 3, 255]);
     let (large, wide) = (u64::MAX, (1_u64 << 53) + 1);
     let rows = [
-        json!({ "image": good, "label.n": "1", "id64": large, "mixed": large, "wide": wide, "small": 1 }),
-        json!({ "image": good, "label.n": "2", "id64": 7, "mixed": -1, "wide": 0.5, "small": 0.5 }),
+        json!({ "image": good, "label.n": "1", "id64": large, "mixed": large, "wide": wide, "small": 1, "ids": [large] }),
+        json!({ "image": good, "label.n": "2", "id64": 7, "mixed": -1, "wide": 0.5, "small": 0.5, "ids": [] }),
     ];
     fs::write(world.place.path("m.jsonl"), rows.map(|row| format!("{row}\n")).concat()).unwrap();
     let output = world.output("x");
@@ -329,7 +329,12 @@ async fn large_whole_numbers_stay_exact_in_exports() {
             }
         };
         let of = |name: &str| values.iter().map(|row| row[name].clone()).collect::<Vec<_>>();
-        assert_eq!(of("id64"), [json!(large), json!(7)], "{format}");
+        // Readers of JSON fail at such numbers.
+        match format {
+            "parquet" => assert_eq!(of("id64"), [json!(large), json!(7)]),
+            _ => assert_eq!(of("id64"), [json!(large.to_string()), json!("7")], "{format}"),
+        }
+        assert_eq!(of("ids"), [json!(format!("[{large}]")), json!("[]")], "{format}");
         assert_eq!(of("mixed"), [json!(large.to_string()), json!("-1")], "{format}");
         assert_eq!(of("wide"), [json!(wide.to_string()), json!("0.5")], "{format}");
         assert_eq!(of("small"), [json!(1.0), json!(0.5)], "{format}");

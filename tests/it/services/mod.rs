@@ -12,6 +12,7 @@ mod brokers;
 mod collector;
 pub mod database;
 mod dataset_columns;
+mod dataset_mistakes;
 mod dataset_parts;
 mod datasets;
 mod dead_letter_commands;

@@ -1,8 +1,7 @@
 //! `acetate export`: writes the layers of a result as one file for other programs.
 
 use std::{
-    fs::{self, File},
-    io::{BufWriter, Cursor, IsTerminal},
+    io::{Cursor, IsTerminal},
     path::{Path, PathBuf},
 };
 
@@ -15,7 +14,9 @@ use super::{
     export_batch::{self, BatchExport},
     global::GlobalArgs,
     job_name::JobName,
-    jobs, output,
+    jobs,
+    out_file::{OutFile, Replaceable},
+    output,
     runtime::block_on,
 };
 use crate::{
@@ -98,11 +99,7 @@ impl ExportLayersArgs {
 
     /// Runs before anything is read.
     fn check_out(&self) -> Result<(), Failure> {
-        let out = self.out.display();
         let refuse = |reason: String| Err(JobError::invalid("--out", reason).into());
-        if self.out.is_dir() {
-            return refuse(format!("{out} is a folder; give the name of a file"));
-        }
         if self.to_stdout() {
             return match (self.json, std::io::stdout().is_terminal()) {
                 (true, _) => refuse("--out - and --json both write to standard output; use one of them".to_owned()),
@@ -110,19 +107,10 @@ impl ExportLayersArgs {
                 _ => Ok(()),
             };
         }
-        if let Some(what) = other_than_a_file(&self.out) {
-            return refuse(format!("{out} is {what}, which is never replaced; give the name of a file"));
-        }
-        if self.out.exists() && !self.force {
-            return refuse(format!("{out} exists; give another name, or --force to replace it"));
-        }
-        if !folder_of(&self.out).is_dir() {
-            return refuse(format!(
-                "there is no folder {} to write to; create it first",
-                folder_of(&self.out).display()
-            ));
-        }
-        Ok(())
+        let replaces = if self.force { Replaceable::All } else { Replaceable::Nothing };
+        let out = OutFile { flag: "--out", path: &self.out, replaces };
+        out.check()?;
+        Ok(out.check_folder()?)
     }
 
     fn to_stdout(&self) -> bool {
@@ -187,12 +175,7 @@ impl ExportLayersArgs {
 async fn published(submitter: &Submitter, id: JobId) -> Result<ResultFiles, JobError> {
     let row = jobs::job(submitter, id).await?;
     let Some(result) = row.published.as_ref().filter(|_| row.state == JobState::Succeeded) else {
-        let hint = match row.state {
-            JobState::Queued | JobState::Running => format!("; wait for it with `acetate jobs watch {id}`"),
-            JobState::Failed | JobState::Cancelled => format!("; retry it with `acetate jobs retry {id}`"),
-            JobState::Succeeded => String::new(),
-        };
-        return Err(JobError::invalid("id", format!("job {id} {} and has no result{hint}", row.state.predicate())));
+        return Err(JobError::invalid("id", format!("job {id} {}", row.without_result())));
     };
     let store = submitter.stores.at_root(result.root.as_deref())?;
     ResultFiles::published(store, ObjectKey::parse(&result.manifest)?).await
@@ -219,49 +202,13 @@ fn to_stdout(stack: &Stack, format: ExportFormat, limits: &DecodeLimits) -> Resu
     output::verbatim(bytes.get_ref())
 }
 
-/// What is at `path`, if it is something that a rename must not replace.
-fn other_than_a_file(path: &Path) -> Option<&'static str> {
-    let kind = fs::symlink_metadata(path).ok()?.file_type();
-    if kind.is_file() {
-        None
-    } else if kind.is_symlink() {
-        Some("a link")
-    } else if kind.is_dir() {
-        Some("a folder")
-    } else {
-        Some("a pipe, a socket or a device")
-    }
-}
-
-/// Writes a temporary file and renames it, so that the file is complete or absent; returns its size in bytes.
+/// Replaces a file, but nothing else.
 fn write(stack: &Stack, format: ExportFormat, limits: &DecodeLimits, path: &Path) -> Result<u64, JobError> {
-    let failed = |error: std::io::Error| io_error(path, "write the export", error);
-    if let Some(what) = other_than_a_file(path) {
-        let reason = format!("{} is {what}, which is never replaced; give the name of a file", path.display());
-        return Err(JobError::invalid("--out", reason));
-    }
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".acetate-").suffix(".part");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(fs::Permissions::from_mode(0o666));
-    }
-    let file = builder.tempfile_in(folder_of(path)).map_err(failed)?;
-    let written = stack.write(format, limits, BufWriter::new(file)).map_err(|error| match error {
-        ExportError::Stack(error) => error,
-        ExportError::Write(error) => failed(error),
-    })?;
-    let file = written.into_inner().map_err(|error| failed(error.into_error()))?;
-    let size = file.as_file().metadata().map_err(failed)?.len();
-    let kept: Result<File, _> = file.persist(path);
-    kept.map_err(|error| failed(error.error))?;
-    Ok(size)
-}
-
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
+    const ACTION: &str = "write the export";
+    OutFile { flag: "--out", path, replaces: Replaceable::All }.write(ACTION, |file| {
+        stack.write(format, limits, file).map_err(|error| match error {
+            ExportError::Stack(error) => error,
+            ExportError::Write(error) => io_error(path, ACTION, error),
+        })
+    })
 }

@@ -11,6 +11,7 @@ use super::{
     Failure, export,
     global::GlobalArgs,
     jobs::{open_to_read, sweep::Sweep},
+    out_file::check_out_folder,
     output,
     runtime::block_on,
     watch::no_such_batch,
@@ -36,6 +37,7 @@ pub struct BatchExport<'a> {
 }
 
 pub fn run(global: &GlobalArgs, wish: &BatchExport<'_>) -> Result<(), Failure> {
+    check_out_folder(wish.out)?;
     let loaded = global.load(Vec::new())?;
     std::fs::create_dir_all(wish.out)
         .map_err(|error| JobError::invalid("--out", format!("{}: {error}", wish.out.display())))?;

@@ -22,6 +22,7 @@ mod man;
 mod migrate;
 mod models;
 mod models_file;
+mod out_file;
 mod output;
 mod params;
 mod progress;

@@ -103,6 +103,17 @@ impl JobRow {
         }
     }
 
+    /// For messages about a job that has no result: `has failed and has no result; retry it with ...`.
+    pub fn without_result(&self) -> String {
+        let (id, state) = (self.id(), self.state);
+        let advice = match state {
+            JobState::Queued | JobState::Running => format!("; wait for it with `acetate jobs watch {id}`"),
+            JobState::Failed | JobState::Cancelled => format!("; retry it with `acetate jobs retry {id}`"),
+            JobState::Succeeded => String::new(),
+        };
+        format!("{} and has no result{advice}", state.predicate())
+    }
+
     /// The file of the result that an input names.
     ///
     /// # Errors
@@ -110,7 +121,7 @@ impl JobRow {
     pub fn picture(&self, input: &InputRef) -> Result<&FileEntry, JobError> {
         let refused = |reason: String| Err(JobError::invalid("input", format!("{input}: {reason}")));
         let Some(result) = &self.published else {
-            return refused(format!("the job is {}; wait until it has succeeded", self.state));
+            return refused(format!("the job {}", self.without_result()));
         };
         match input {
             InputRef::Layer { layer, .. } => {
@@ -237,10 +248,9 @@ mod tests {
     use super::*;
     use crate::job::{CompositeParams, Inputs, JobKind, Output, Task};
 
-    #[test]
-    fn a_lease_is_over_by_time_or_with_its_worker() {
+    fn row(state: JobState, lease_until: Option<Timestamp>) -> JobRow {
         let now = Timestamp::UNIX_EPOCH;
-        let row = |lease_until: Option<Timestamp>| JobRow {
+        JobRow {
             request: JobRequest {
                 id: JobId::new(),
                 inputs: Inputs::named(JobKind::Composite, vec![InputRef::Url("file:///a.png".to_owned())]),
@@ -250,7 +260,7 @@ mod tests {
                 priority: 0,
             },
             batch: None,
-            state: JobState::Running,
+            state,
             attempts: 1,
             epoch: Epoch(1),
             claim: None,
@@ -269,12 +279,32 @@ mod tests {
             started_at: Some(now),
             updated_at: now,
             finished_at: None,
-        };
+        }
+    }
+
+    #[test]
+    fn a_lease_is_over_by_time_or_with_its_worker() {
+        let now = Timestamp::UNIX_EPOCH;
+        let row = |lease_until: Option<Timestamp>| row(JobState::Running, lease_until);
         let later = Some(now + Duration::from_millis(1));
         assert_eq!(row(later).lease(now, |_| false), LeaseState::Held);
         assert_eq!(row(later).lease(now, |name| name == "host:1:2"), LeaseState::WorkerDead);
         for over in [None, Some(now)] {
             assert_eq!(row(over).lease(now, |_| unreachable!("nobody is asked")), LeaseState::Over);
+        }
+    }
+    #[test]
+    fn a_picture_of_a_job_without_a_result_says_what_to_do() {
+        for (state, wanted) in [
+            (JobState::Queued, "is queued and has no result; wait for it with `acetate jobs watch "),
+            (JobState::Running, "is running and has no result; wait for it with `acetate jobs watch "),
+            (JobState::Failed, "has failed and has no result; retry it with `acetate jobs retry "),
+            (JobState::Cancelled, "was cancelled and has no result; retry it with `acetate jobs retry "),
+        ] {
+            let row = row(state, None);
+            let input = InputRef::Layer { job: row.id(), layer: 1 };
+            let said = row.picture(&input).expect_err("no result").to_string();
+            assert_eq!(said, format!("input: {input}: the job {wanted}{}`", row.id()));
         }
     }
 }

@@ -33,7 +33,7 @@ pub use export::{ExportError, ExportFormat, Group, Sheet, Stack};
 pub use fit::{Background, fitted};
 pub use limits::DecodeLimits;
 pub use mask::mask_of_transparency;
-pub use png::encode_png;
+pub use png::{SHEET_HEAD, encode_png, is_sheet, marked_as_sheet};
 pub use sheet::{SHEET_COLUMNS, contact_sheet, shrunk};
 pub use thumbnail::thumbnail;
 pub use trim::{placed, trimmed};

@@ -26,6 +26,7 @@ mod nested;
 mod quality;
 mod refused_settings;
 mod services;
+mod sheets;
 mod small_models;
 mod trim;
 mod variants;

@@ -63,7 +63,8 @@ fn a_variant_of_a_decompose_is_the_same_as_alone() {
     }
     let sheet = files.iter().find(|file| file["role"] == "contact_sheet").unwrap();
     assert_eq!(sheet["name"], "variants.png");
-    assert_eq!(bytes(&place, "sheet.png"), bytes(&place, "all/variants.png"));
+    let opened = |name: &str| ::image::open(place.path(name)).unwrap();
+    assert!(opened("sheet.png") == opened("all/variants.png"));
     // Two layers of 8 x 6 pixels in a row, a row for each variant; the seeds are wider than the pictures.
     assert_eq!(::image::open(place.path("sheet.png")).unwrap().dimensions(), (2 * (48 + 12) + 12, 3 * (22 + 12) + 12));
 

@@ -10,9 +10,10 @@ use qwen_image::{
 
 use crate::{
     app,
+    cli::out_file::OutFile,
     config::LoadedConfig,
     job::{DecomposeParams, ErrorRecord, InputRef, Inputs, JobError, Task},
-    store::path_of,
+    store::{MANIFEST, path_of},
 };
 
 /// A new result replaces the old one in `--out`, so `--out` must not contain the job's inputs.
@@ -31,6 +32,42 @@ pub fn check_apart(inputs: &Inputs, out: &Path) -> Result<(), JobError> {
         }
     }
     Ok(())
+}
+
+/// What is at `--sheet` already must be an earlier sheet, and not an input.
+pub fn check_sheet(sheet: &OutFile<'_>, inputs: &Inputs) -> Result<(), JobError> {
+    let refuse = |reason: String| Err(JobError::invalid(sheet.flag, reason));
+    let shown = sheet.path.display();
+    if sheet.path.as_os_str() == "-" {
+        return refuse("- is not a file, and a sheet is not written to standard output; give its name".to_owned());
+    }
+    let path = sheet.path.canonicalize().ok();
+    for input in inputs.with_mask() {
+        let InputRef::Url(url) = input else { continue };
+        let input = path_of("input", url).ok().and_then(|path| path.canonicalize().ok());
+        if path.is_some() && path == input {
+            return refuse(format!("{shown} is an input, which is never replaced; give another name"));
+        }
+    }
+    sheet.check()
+}
+
+/// Where the folder of the results exists: the sheet must not be one of them.
+pub fn check_sheet_place(sheet: &OutFile<'_>, out: &Path) -> Result<(), JobError> {
+    const RESULTS: [&str; 4] = ["layer-", "edited", "composite", "variant"];
+    sheet.check()?;
+    sheet.check_folder()?;
+    let Some(name) = sheet.path.file_name().and_then(|name| name.to_str()) else { return Ok(()) };
+    let is_result = name == MANIFEST || name.ends_with(".png") && RESULTS.iter().any(|start| name.starts_with(start));
+    if is_result && std::path::absolute(sheet.path).is_ok_and(|path| is_in(&path, out)) {
+        let reason = format!("{} is a name of the result's own files; give another name", sheet.path.display());
+        return Err(JobError::invalid(sheet.flag, reason));
+    }
+    Ok(())
+}
+
+fn is_in(path: &Path, folder: &Path) -> bool {
+    path.parent().and_then(|parent| parent.canonicalize().ok()).is_some_and(|parent| parent == folder)
 }
 
 /// The model folders that the task needs must exist before anything starts.

@@ -6,7 +6,7 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use super::{
-    checks::{check_apart, check_models, failure_in_words_of_flags, in_words_of_flags},
+    checks::{check_apart, check_models, check_sheet, check_sheet_place, failure_in_words_of_flags, in_words_of_flags},
     flags::JobFlags,
     sheet,
     summary::{self, FinishedJob},
@@ -16,6 +16,7 @@ use crate::{
     cli::{
         Failure,
         global::GlobalArgs,
+        out_file::{OutFile, check_out_folder},
         output, params, progress,
         runtime::block_on,
         view::{JobJson, progress_text},
@@ -51,22 +52,18 @@ pub fn drive(global: &GlobalArgs, loaded: LoadedConfig, plan: LocalJob) -> Resul
         request.check_reuse().map_err(in_words_of_flags)?;
     }
     check_models(&loaded, &request.task).map_err(in_words_of_flags)?;
+    check_out_folder(&flags.out)?;
     check_apart(&request.inputs, &flags.out)?;
+    let sheet = flags.sheet_file();
+    sheet.as_ref().map_or(Ok(()), |sheet| check_sheet(sheet, &request.inputs))?;
     let out = OutFolder::prepare(&flags.out).map_err(in_words_of_flags)?;
+    sheet.as_ref().map_or(Ok(()), |sheet| check_sheet_place(sheet, out.path()))?;
     request.output.prefix = format!("{}/", file_url(out.path()).trim_end_matches('/'));
 
     let trace = flags.trace.over(&loaded);
     block_on(trace::within(trace.as_ref(), async {
         let app = EmbeddedApp::open(&loaded).await.map_err(|error| loaded.with_origin(error))?;
-        let run = JobRun {
-            global,
-            loaded: &loaded,
-            app: &app,
-            out: &out,
-            sheet: flags.sheet.as_deref(),
-            reuse: flags.reuse,
-            json: flags.json,
-        };
+        let run = JobRun { global, loaded: &loaded, app: &app, out: &out, sheet, reuse: flags.reuse, json: flags.json };
         let result = run.to_the_end(&request, flags.id).await;
         app.close().await;
         result
@@ -78,7 +75,7 @@ struct JobRun<'a> {
     loaded: &'a LoadedConfig,
     app: &'a EmbeddedApp,
     out: &'a OutFolder,
-    sheet: Option<&'a Path>,
+    sheet: Option<OutFile<'a>>,
     reuse: bool,
     json: bool,
 }
@@ -224,9 +221,9 @@ impl JobRun<'_> {
             ),
         };
         let manifest = self.out.export(store, &key).await.map_err(kept)?;
-        if let Some(path) = self.sheet {
+        if let Some(file) = &self.sheet {
             let limits = &self.app.worker.options.limits;
-            sheet::write(path, stores.inputs(), limits, self.out.path(), &manifest).await.map_err(kept)?;
+            sheet::write(file, stores.inputs(), limits, self.out.path(), &manifest).await.map_err(kept)?;
         }
         if self.json {
             output::json(&JobJson::new(row, stores)?)?;

@@ -6,7 +6,14 @@ use clap::Args;
 
 use crate::{
     app::Submitter,
-    cli::{Failure, job_name::JobName, params::parse_label, runtime::block_on, trace::TraceFlags},
+    cli::{
+        Failure,
+        job_name::JobName,
+        out_file::{OutFile, Replaceable},
+        params::parse_label,
+        runtime::block_on,
+        trace::TraceFlags,
+    },
     config::{Flag, GuidanceMode, LoadedConfig},
     job::{InputRef, JobError, JobId},
     store::file_url,
@@ -30,12 +37,22 @@ pub struct JobFlags {
     pub reuse: bool,
     #[command(flatten)]
     pub trace: TraceFlags,
-    /// Also write one picture with the input, the layers and the result side by side
+    /// Also write one picture with the input, the layers and the result side by side. An earlier sheet is replaced
     #[arg(long, value_name = "FILE")]
     pub sheet: Option<PathBuf>,
+    /// Replace the file of --sheet also if it is not an earlier sheet; links, pipes and devices are never replaced
+    #[arg(long, requires = "sheet")]
+    pub force: bool,
     /// Print the job as JSON, as `acetate jobs show --json` does
     #[arg(long)]
     pub json: bool,
+}
+
+impl JobFlags {
+    pub fn sheet_file(&self) -> Option<OutFile<'_>> {
+        let replaces = if self.force { Replaceable::All } else { Replaceable::Sheets };
+        self.sheet.as_deref().map(|path| OutFile { flag: "--sheet", path, replaces })
+    }
 }
 
 /// The device and number format of the models.

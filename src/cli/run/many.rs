@@ -21,7 +21,10 @@ use super::{
 };
 use crate::{
     app::EmbeddedApp,
-    cli::{Failure, dataset::Tally, export, global::GlobalArgs, output, runtime::block_on, view::progress_text},
+    cli::{
+        Failure, dataset::Tally, export, global::GlobalArgs, out_file::check_out_folder, output, runtime::block_on,
+        view::progress_text,
+    },
     config::LoadedConfig,
     database::{Claim, DatasetJob, DatasetRow, DatasetRun, JobRow, JobStore, RetryOutcome, SubmitOptions, Submitted},
     engine::CancelToken,
@@ -62,6 +65,7 @@ pub fn drive_many(global: &GlobalArgs, loaded: &LoadedConfig, many: Many) -> Res
         return Err(Failure::Usage(format!("{flag} {advice}")));
     }
     check_models(loaded, &task).map_err(in_words_of_flags)?;
+    check_out_folder(&flags.out)?;
     let out = std::fs::create_dir_all(&flags.out)
         .and_then(|()| flags.out.canonicalize())
         .map_err(|error| JobError::invalid("--out", format!("{}: {error}", flags.out.display())))?;

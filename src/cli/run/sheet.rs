@@ -1,10 +1,11 @@
 //! `--sheet`: one picture of the whole job.
 
-use std::{fs, path::Path};
+use std::{fs, io::Write, path::Path};
 
 use ::image::RgbaImage;
 
 use crate::{
+    cli::out_file::OutFile,
     image::{self, DecodeLimits},
     job::{Fidelity, FileEntry, InputRef, JobError, LayerRole, Manifest, Quality},
     store::{InputReader, io_error},
@@ -17,15 +18,15 @@ use crate::{
 ///
 /// `folder` holds the files that the manifest names. An input that is a layer of an earlier job is not shown.
 pub async fn write(
-    path: &Path,
+    sheet: &OutFile<'_>,
     inputs: &InputReader,
     limits: &DecodeLimits,
     folder: &Path,
     manifest: &Manifest,
 ) -> Result<(), JobError> {
-    if let Some(sheet) = manifest.files.iter().find(|file| file.role == LayerRole::ContactSheet) {
-        let all = folder.join(&sheet.name);
-        return fs::copy(&all, path).map(drop).map_err(|error| io_error(path, "write the sheet", error));
+    let read = |path: &Path| fs::read(path).map_err(|error| io_error(path, "read the result", error));
+    if let Some(all) = manifest.files.iter().find(|file| file.role == LayerRole::ContactSheet) {
+        return write_png(sheet, &read(&folder.join(&all.name))?);
     }
     let (mut pictures, mut captions) = (Vec::new(), Vec::new());
     let size = |picture: &RgbaImage| format!("{}x{}", picture.width(), picture.height());
@@ -39,9 +40,7 @@ pub async fn write(
     }
     let mut layers = Vec::new();
     for file in manifest.files.iter().filter(|file| file.role != LayerRole::Regenerated) {
-        let path = folder.join(&file.name);
-        let bytes = fs::read(&path).map_err(|error| io_error(&path, "read the result", error))?;
-        let picture = image::decode(&file.name, &bytes, limits)?.pixels;
+        let picture = image::decode(&file.name, &read(&folder.join(&file.name))?, limits)?.pixels;
         let picture = image::placed(&file.name, picture, file.placement, limits)?;
         if file.role == LayerRole::Layer {
             layers.push(picture.clone());
@@ -53,8 +52,20 @@ pub async fn write(
         captions.push(manifest.fidelity.as_ref().map(recomposed).unwrap_or_default());
         pictures.push(qwen_image::image_processor::composite(&layers)?);
     }
-    let bytes = image::encode_png(&image::contact_sheet(&pictures, &captions, image::SHEET_COLUMNS)?)?;
-    fs::write(path, bytes).map_err(|error| io_error(path, "write the sheet", error))
+    write_png(sheet, &image::encode_png(&image::contact_sheet(&pictures, &captions, image::SHEET_COLUMNS)?)?)
+}
+
+/// Marked, so that the next run with this name may replace it.
+fn write_png(sheet: &OutFile<'_>, png: &[u8]) -> Result<(), JobError> {
+    const ACTION: &str = "write the sheet";
+    // Something else may have been written there since the first check.
+    sheet.check()?;
+    let png = image::marked_as_sheet(png);
+    let written = sheet.write(ACTION, |mut file| {
+        file.write_all(&png).map_err(|error| io_error(sheet.path, ACTION, error))?;
+        Ok(file)
+    });
+    written.map(drop)
 }
 
 /// What a layer covers of its picture: `41.2 %`.

@@ -13,6 +13,7 @@ use crate::{
     cli::{
         Failure, fetch,
         global::GlobalArgs,
+        out_file::check_out_folder,
         output,
         params::labels,
         run::flags::{input, write_whole_ids},
@@ -61,6 +62,7 @@ async fn one(
     }
     let request = request(task, flags, inputs)?;
     check_addresses(&request)?;
+    flags.out.as_deref().map_or(Ok(()), check_out_folder)?;
     if flags.reuse {
         request.check_reuse()?;
     }

@@ -40,7 +40,11 @@ pub(super) enum Profile<'a> {
 }
 
 /// Converts; `note` is called for everything that the file's user should know.
-pub(super) fn to_srgb(pixels: Pixels, encoding: &Encoding<'_>, note: &mut impl FnMut(String)) -> RgbaImage {
+pub(super) fn to_srgb(mut pixels: Pixels, encoding: &Encoding<'_>, note: &mut impl FnMut(String)) -> RgbaImage {
+    if matches!(encoding.cicp, Some([_, _, _, 0])) {
+        note("its samples have the range of video (16 to 235 of 255), which was made full".to_owned());
+        to_full_range(&mut pixels);
+    }
     if matches!(pixels.samples, Samples::Sixteen(_)) {
         note("more than 8 bits per channel, rounded to 8".to_owned());
     }
@@ -74,6 +78,25 @@ pub(super) fn to_srgb(pixels: Pixels, encoding: &Encoding<'_>, note: &mut impl F
             note(format!("its color profile {why}; the pixels were treated as sRGB"));
             plain(&pixels)
         }
+    }
+}
+
+/// Black at 16 and white at 235 of 255 become the ends of the range. Alpha has the full one already.
+fn to_full_range(pixels: &mut Pixels) {
+    const BLACK: u32 = 16;
+    const SPAN: u32 = 235 - 16;
+    let full = |value: u32, unit: u32, most: u32| {
+        let span = SPAN * unit;
+        ((value.saturating_sub(BLACK * unit) * most + span / 2) / span).min(most)
+    };
+    let (channels, colors) = (pixels.channels(), pixels.model.channels());
+    match &mut pixels.samples {
+        Samples::Eight(samples) => samples.chunks_exact_mut(channels).for_each(|pixel| {
+            pixel[..colors].iter_mut().for_each(|value| *value = full((*value).into(), 1, 255) as u8);
+        }),
+        Samples::Sixteen(samples) => samples.chunks_exact_mut(channels).for_each(|pixel| {
+            pixel[..colors].iter_mut().for_each(|value| *value = full((*value).into(), 256, 65535) as u16);
+        }),
     }
 }
 

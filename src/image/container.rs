@@ -1,7 +1,7 @@
 //! Reads a file's container: the format, the size, the number of pictures, and whether the file is complete. Decoders
 //! tolerate incomplete files, and do not report all of the other facts.
 
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 use super::raw;
 
@@ -61,11 +61,25 @@ pub(super) struct Survey {
     pub profile: Option<Range<usize>>,
     pub exif: Option<Range<usize>>,
     pub xmp: Option<Range<usize>>,
+    /// Bytes that a decoder must see instead of the file's, because it believes a header that is wrong.
+    pub corrections: Vec<(usize, u8)>,
+    pub notes: Vec<String>,
 }
 
 impl Survey {
     fn new(size: Option<(u32, u32)>, frames: usize) -> Self {
-        Self { size, frames, profile: None, exif: None, xmp: None }
+        Self { size, frames, profile: None, exif: None, xmp: None, corrections: Vec::new(), notes: Vec::new() }
+    }
+
+    /// The file as decoders must see it.
+    pub fn corrected<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
+        let mut seen = Cow::Borrowed(bytes);
+        for (at, byte) in &self.corrections {
+            if let Some(there) = seen.to_mut().get_mut(*at) {
+                *there = *byte;
+            }
+        }
+        seen
     }
 }
 
@@ -236,14 +250,19 @@ fn jpeg(bytes: &[u8]) -> Option<Survey> {
     }
 }
 
-/// RIFF chunks; each frame of an animation is one.
+/// RIFF chunks; each frame of an animation is one. The alpha flag of a still is corrected: lossless data say themselves
+/// whether they have alpha, and lossy ones have it in a chunk of its own.
 fn webp(bytes: &[u8]) -> Option<Survey> {
     let end = (le32(bytes, 4)? as usize).checked_add(8)?;
     if end > bytes.len() {
         return None;
     }
+    const FLAGS: usize = 20;
+    const ALPHA: u8 = 0x10;
     let mut survey = Survey::new(None, 0);
-    if bytes.get(12..16) == Some(b"VP8X") {
+    let (mut lossless, mut lossy, mut has_alpha) = (None, false, false);
+    let extended = bytes.get(12..16) == Some(b"VP8X");
+    if extended {
         // The canvas: 24 bits per side, minus one.
         survey.size = Some(((le32(bytes, 24)? & 0xff_ffff) + 1, (le32(bytes, 26)? >> 8) + 1));
     }
@@ -255,15 +274,28 @@ fn webp(bytes: &[u8]) -> Option<Survey> {
             b"ICCP" => survey.profile = Some(content),
             b"EXIF" => survey.exif = Some(content),
             b"XMP " => survey.xmp = Some(content),
+            // A signature, 14 bits for each side, and the bit.
+            b"VP8L" if lossless.is_none() => lossless = bytes.get(at + 12).map(|byte| byte & ALPHA != 0),
+            b"VP8 " => lossy = true,
+            b"ALPH" => has_alpha = true,
             _ => {}
         }
         at = at.checked_add(8)?.checked_add(length as usize)?.checked_add(length as usize % 2)?;
+    }
+    if extended && survey.frames == 0 {
+        let flags = *bytes.get(FLAGS)?;
+        let told = flags & ALPHA != 0;
+        let alpha = if lossy { told && has_alpha } else { told || lossless == Some(true) };
+        if alpha != told {
+            survey.corrections.push((FLAGS, flags ^ ALPHA));
+        }
     }
     survey.frames = survey.frames.max(1);
     Some(survey)
 }
 
-/// Blocks until the trailer. Data after a complete first frame may be missing, because it is not used.
+/// Blocks until the trailer. Data after a complete first frame may be missing, because it is not used. A screen that is
+/// smaller than the first frame grows.
 fn gif(bytes: &[u8]) -> Option<Survey> {
     let mut survey = Survey::new(Some((le16(bytes, 6)?, le16(bytes, 8)?)), 0);
     let table = |flags: u8| if flags & 0x80 == 0 { 0 } else { 3usize << ((flags & 7) + 1) };
@@ -275,10 +307,32 @@ fn gif(bytes: &[u8]) -> Option<Survey> {
             _ => break,
         };
         let Some(next) = next else { break };
-        survey.frames += usize::from(bytes[at] == 0x2c);
+        if bytes[at] == 0x2c {
+            survey.frames += 1;
+            if survey.frames == 1 {
+                grow_screen(&mut survey, bytes, at + 1)?;
+            }
+        }
         at = next;
     }
     (survey.frames > 0).then_some(survey)
+}
+
+/// `at` is the place and size of the first frame.
+fn grow_screen(survey: &mut Survey, bytes: &[u8], at: usize) -> Option<()> {
+    let (x, y, width, height) = (le16(bytes, at)?, le16(bytes, at + 2)?, le16(bytes, at + 4)?, le16(bytes, at + 6)?);
+    let (across, down) = survey.size?;
+    let grown = [across.max(x + width), down.max(y + height)].map(|side| u16::try_from(side).unwrap_or(u16::MAX));
+    let [new_across, new_down] = grown.map(u32::from);
+    if (new_across, new_down) != (across, down) {
+        survey.size = Some((new_across, new_down));
+        survey.corrections.extend((6..).zip(grown.into_iter().flat_map(u16::to_le_bytes)));
+        survey.notes.push(format!(
+            "its first frame, {width}x{height} at {x}, {y}, reaches beyond its screen of {across}x{down}, which was \
+             made {new_across}x{new_down}"
+        ));
+    }
+    Some(())
 }
 
 /// The end of the chain of length-prefixed GIF blocks that starts at `at`.

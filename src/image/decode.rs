@@ -48,6 +48,7 @@ pub fn decode(name: &str, bytes: &[u8], limits: &DecodeLimits) -> Result<Decoded
 
         let mut notes = Vec::new();
         let mut note = |text: String| notes.push(text);
+        header.survey.notes.iter().cloned().for_each(&mut note);
         let pixels = header.pixels(name, bytes, most_memory, &mut note)?;
         let mut pixels = color::to_srgb(pixels, &header.encoding, &mut note);
         if let Some(frames) = frames {
@@ -107,6 +108,7 @@ pub(super) fn is_plain(bytes: &[u8]) -> bool {
         && header.orientation() == Orientation::NoTransforms
         && header.encoding == says_nothing
         && header.survey.frames == 1
+        && header.survey.corrections.is_empty()
 }
 
 /// Names the file if a decoder panics. None is known to; this is for those that nobody has found.
@@ -124,6 +126,8 @@ struct PictureHeader<'a> {
     format: FileFormat,
     survey: Survey,
     size: (u32, u32),
+    /// Bytes of the file.
+    file: u64,
     exif: Exif,
     encoding: Encoding<'a>,
     kind: FormatHeader<'a>,
@@ -154,6 +158,7 @@ impl<'a> PictureHeader<'a> {
         let mut header = Self {
             format,
             size: survey.size.unwrap_or_default(),
+            file: bytes.len() as u64,
             exif: part(&survey.exif).map(Exif::of).unwrap_or_default(),
             encoding: Encoding { profile: part(&survey.profile).map(bounded), ..Encoding::default() },
             kind: FormatHeader::Other,
@@ -165,6 +170,8 @@ impl<'a> PictureHeader<'a> {
                 let facts = png_file::facts(bytes);
                 header.exif = facts.exif;
                 header.encoding = facts.encoding;
+                header.survey.corrections = facts.corrections;
+                header.survey.notes = facts.notes;
                 header.kind = FormatHeader::Png { pixel_bytes: facts.pixel_bytes };
             }
             FileFormat::Jpeg => {
@@ -210,8 +217,9 @@ impl<'a> PictureHeader<'a> {
                 header.kind = FormatHeader::Heif(Box::new(heif));
             }
             FileFormat::WebP | FileFormat::Gif | FileFormat::Bmp => {
-                header.size =
-                    open(format, bytes, limits.max_memory).map_err(|e| explain(name, format, e))?.dimensions();
+                let seen = header.survey.corrected(bytes);
+                let decoder = open(format, seen, limits.max_memory).map_err(|error| explain(name, format, error))?;
+                header.size = decoder.dimensions();
             }
         }
         limits.check_size(name, header.size)?;
@@ -233,8 +241,9 @@ impl<'a> PictureHeader<'a> {
             FormatHeader::Other => pixels * 8,
         };
         let turned = if self.orientation() == Orientation::NoTransforms { 0 } else { pixels * 4 };
+        let corrected = if self.survey.corrections.is_empty() { 0 } else { self.file };
         // The decoder's samples are freed before the picture is turned.
-        (decoder + pixels * 4).max(pixels * 4 + turned)
+        (decoder + corrected + pixels * 4).max(pixels * 4 + turned)
     }
 
     fn orientation(&self) -> Orientation {
@@ -245,11 +254,20 @@ impl<'a> PictureHeader<'a> {
         let frames = self.survey.frames;
         let kind = match self.format {
             _ if frames < 2 => return self.others_note(),
-            FileFormat::Tiff => format!("TIFF with {frames} pages"),
+            FileFormat::Tiff => return self.page_note(),
             FileFormat::Png => format!("animated PNG with {frames} frames"),
             format => format!("animated {} with {frames} frames", format.label()),
         };
         Some(format!("{kind}; only the first was used"))
+    }
+
+    fn page_note(&self) -> Option<String> {
+        let FormatHeader::Tiff(tiff) = &self.kind else { return None };
+        let used = match tiff.page() {
+            0 => "the first was used".to_owned(),
+            page => format!("page {} was used, the first that is not a thumbnail or a mask", page + 1),
+        };
+        Some(format!("TIFF with {} pages; only {used}", tiff.pages()))
     }
 
     /// A HEIF file may have several pictures, of which one is the main one.
@@ -269,7 +287,7 @@ impl<'a> PictureHeader<'a> {
         let invalid = |reason: String| JobError::InvalidImage { input: name.to_owned(), reason };
         let broken = |error| explain_codec(name, self.format, error);
         match &self.kind {
-            FormatHeader::Png { .. } => png_file::decode(bytes, most_memory).map_err(broken),
+            FormatHeader::Png { .. } => png_file::decode(&self.survey.corrected(bytes), most_memory).map_err(broken),
             FormatHeader::Jpeg(jpeg) => {
                 let opened = jpeg::decode(bytes, jpeg, None, most_memory).map_err(invalid)?;
                 opened.notes.into_iter().for_each(note);
@@ -288,7 +306,8 @@ impl<'a> PictureHeader<'a> {
             FormatHeader::Heif(heif) => heif.decode().map_err(broken),
             FormatHeader::Other => {
                 let refused = |error| explain(name, self.format, error);
-                let decoder = open(self.format, bytes, most_memory as u64).map_err(refused)?;
+                let seen = self.survey.corrected(bytes);
+                let decoder = open(self.format, seen, most_memory as u64).map_err(refused)?;
                 let image = DynamicImage::from_decoder(decoder).map_err(refused)?;
                 Pixels::try_from(image)
                     .map_err(|kind| invalid(format!("its pixels are {kind}; save it with 8 or 16 bits per channel")))
@@ -303,7 +322,7 @@ fn bounded<'a>(profile: impl Into<Cow<'a, [u8]>>) -> Profile<'a> {
 }
 
 /// Reads the header. The decoder's own allocations are limited, too.
-fn open<'a>(format: FileFormat, bytes: &'a [u8], most: u64) -> Result<Box<dyn ImageDecoder + 'a>, ImageError> {
+fn open<'a>(format: FileFormat, bytes: Cow<'a, [u8]>, most: u64) -> Result<Box<dyn ImageDecoder + 'a>, ImageError> {
     let mut allowed = ::image::Limits::default();
     allowed.max_alloc = Some(most);
     let reader = Cursor::new(bytes);

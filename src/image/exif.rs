@@ -42,12 +42,19 @@ impl Exif {
 pub(super) fn xmp_orientation(packet: &[u8]) -> Option<u8> {
     const NAME: &[u8] = b"tiff:Orientation";
     let at = packet.windows(NAME.len()).position(|window| window == NAME)? + NAME.len();
-    let digit = match packet.get(at..at + 3)? {
-        [b'=', b'"' | b'\'', digit] => *digit,
-        [b'>', digit, _] => *digit,
+    let value = match packet.get(at..)?.trim_ascii_start() {
+        [b'=', rest @ ..] => match rest.trim_ascii_start() {
+            [b'"' | b'\'', value @ ..] => value,
+            _ => return None,
+        },
+        [b'>', value @ ..] => value,
         _ => return None,
     };
-    (b'1'..=b'8').contains(&digit).then(|| digit - b'0')
+    match value.trim_ascii_start() {
+        [b'0'..=b'9', b'0'..=b'9', ..] => None,
+        [digit @ b'1'..=b'8', _, ..] => Some(digit - b'0'),
+        _ => None,
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -104,6 +111,23 @@ mod tests {
             folder([entry(INTEROPERABILITY_INDEX, 2, *index), entry(9, 3, [0; 4])]),
         ]
         .concat()
+    }
+
+    #[test]
+    fn orientation_in_xmp_is_an_attribute_or_an_element() {
+        let xmp = |text: &str| xmp_orientation(format!("<rdf:Description {text}</rdf:RDF>").as_bytes());
+        for text in [
+            "tiff:Orientation=\"6\"/>",
+            "tiff:Orientation = '6'/>",
+            "><tiff:Orientation>6</tiff:Orientation>",
+            "><tiff:Orientation>\n 6\n</tiff:Orientation>",
+        ] {
+            assert_eq!(xmp(text), Some(6), "{text}");
+        }
+        for text in ["tiff:Orientation=\"66\"/>", "tiff:Orientation=\"9\"/>", "tiff:Orientation=6", "tiff:Orientation"]
+        {
+            assert_eq!(xmp(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -21,6 +21,10 @@ const SRGB_PRIMARIES: [u32; 8] = [31_270, 32_900, 64_000, 33_000, 30_000, 60_000
 /// Rounding, and 2.2 for sRGB's curve.
 const GAMMA_TOLERANCE: u32 = 1_000;
 const PRIMARIES_TOLERANCE: u32 = 1_000;
+/// The most bytes of a text that are decompressed.
+const MOST_TEXT: u64 = 1 << 20;
+/// The content of a valid cICP chunk, sRGB, and its checksum.
+const SRGB_CICP: [u8; 8] = [1, 13, 0, 1, 0x9c, 0x69, 0x3b, 0x32];
 
 /// Chunks that say how the pixels are to be shown.
 #[derive(Debug, Clone, Default)]
@@ -29,6 +33,9 @@ pub(super) struct PngInfo<'a> {
     pub exif: Exif,
     /// Bytes of a decoded pixel, at most.
     pub pixel_bytes: u64,
+    /// Bytes that the decoder must see instead of the file's: it refuses pictures for a cICP chunk that is wrong.
+    pub corrections: Vec<(usize, u8)>,
+    pub notes: Vec<String>,
 }
 
 /// The file was surveyed: its chunks are complete.
@@ -45,13 +52,23 @@ pub(super) fn facts(bytes: &[u8]) -> PngInfo<'_> {
                 let channels = if matches!(data.get(9), Some(0 | 4)) { 2 } else { 4 };
                 facts.pixel_bytes = deep * channels;
             }
-            b"cICP" => facts.encoding.cicp = data.get(..4).and_then(|four| four.try_into().ok()),
+            b"cICP" => {
+                let numbers = <[u8; 4]>::try_from(data).ok();
+                match numbers {
+                    Some([_, _, 0, 0 | 1]) => facts.encoding.cicp = facts.encoding.cicp.or(numbers),
+                    Some(numbers) => {
+                        facts.notes.push(unusable(numbers));
+                        facts.corrections.extend((content.start..).zip(SRGB_CICP));
+                    }
+                    None => {}
+                }
+            }
             b"iCCP" => facts.encoding.profile = Some(profile(data)),
             b"sRGB" => facts.encoding.srgb = true,
             b"gAMA" => gamma = word(data, 0),
             b"cHRM" => primaries = (0..8).map(|index| word(data, 4 * index)).collect::<Option<Vec<u32>>>(),
             b"eXIf" => facts.exif = Exif::of(data),
-            b"iTXt" if data.starts_with(b"XML:com.adobe.xmp\0\0") => turned = turned.or(xmp_orientation(data)),
+            b"iTXt" => turned = turned.or_else(|| xmp(data)),
             b"zTXt" | b"tEXt" => turned = turned.or_else(|| raw_profile(data, kind == b"zTXt")),
             // Those about color come before the pixels; EXIF may come behind them.
             b"IEND" => break,
@@ -80,14 +97,35 @@ fn profile(data: &[u8]) -> Profile<'static> {
     }
 }
 
+/// PNG has RGB or gray, so the third number, the matrix, is 0.
+fn unusable([primaries, transfer, matrix, range]: [u8; 4]) -> String {
+    let why = if matrix == 0 { "the range must be 0 or 1" } else { "the matrix must be 0" };
+    format!("its cICP chunk ({primaries}, {transfer}, {matrix}, {range}) was ignored: {why}")
+}
+
+/// The orientation in an XMP packet, which may be compressed.
+fn xmp(data: &[u8]) -> Option<u8> {
+    let rest = data.strip_prefix(b"XML:com.adobe.xmp\0")?;
+    match rest {
+        [0, ..] => xmp_orientation(rest),
+        [1, 0, rest @ ..] => {
+            // Behind the language and the translated name.
+            let packed = rest.splitn(3, |byte| *byte == 0).nth(2)?;
+            let mut packet = Vec::new();
+            let _ = ZlibDecoder::new(packed).take(MOST_TEXT).read_to_end(&mut packet);
+            xmp_orientation(&packet)
+        }
+        _ => None,
+    }
+}
+
 /// The orientation in EXIF as ImageMagick writes it: a text with the block in hexadecimal digits behind its length.
 fn raw_profile(data: &[u8], compressed: bool) -> Option<u8> {
     const NAMES: [&[u8]; 2] = [b"Raw profile type exif\0", b"Raw profile type APP1\0"];
-    const MOST: u64 = 1 << 20;
     let rest = NAMES.iter().find_map(|name| data.strip_prefix(*name))?;
     let mut text = Vec::new();
     match compressed {
-        true => drop(ZlibDecoder::new(rest.get(1..)?).take(MOST).read_to_end(&mut text)),
+        true => drop(ZlibDecoder::new(rest.get(1..)?).take(MOST_TEXT).read_to_end(&mut text)),
         false => text.extend_from_slice(rest),
     }
     // "\nexif\n    1234\n", then the digits, in lines.

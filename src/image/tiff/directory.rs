@@ -6,6 +6,8 @@ use crate::image::bytes::EndianReader;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub(super) enum Tag {
+    NewSubfileType = 254,
+    OldSubfileType = 255,
     Width = 256,
     Height = 257,
     BitsPerSample = 258,
@@ -34,6 +36,8 @@ pub(super) enum Tag {
     YCbCrCoefficients = 529,
     YCbCrSubsampling = 530,
     ReferenceBlackWhite = 532,
+    Xmp = 700,
+    ImageDepth = 32997,
     IccProfile = 34675,
 }
 
@@ -43,6 +47,8 @@ const LAYOUT: [u16; 10] = [258, 273, 279, 320, 324, 325, 338, 339, 347, 530];
 /// The most entries that a directory may have; real ones have a few dozen.
 const MOST_ENTRIES: u64 = 4096;
 const MOST_PAGES: usize = 10_000;
+/// How many pages are looked at for the first that is not a thumbnail or a mask.
+const MOST_SEARCHED: usize = 64;
 
 #[derive(Debug, Clone, Copy)]
 struct IfdEntry {
@@ -59,11 +65,14 @@ pub(super) struct Directory<'a> {
     entries: Vec<IfdEntry>,
     /// Directories in the file; at least 1.
     pub pages: usize,
+    /// Which of them this is, from 0.
+    pub page: usize,
 }
 
 impl<'a> Directory<'a> {
-    /// The first directory, or None if there is none or it does not fit into the file.
-    pub fn first(bytes: &'a [u8]) -> Option<Self> {
+    /// The directory of the first page that is not a thumbnail or a mask; if all are, of the first page. None if there
+    /// is none or it does not fit into the file.
+    pub fn main(bytes: &'a [u8]) -> Option<Self> {
         let reader = EndianReader::of_tiff(bytes)?;
         let (big, first) = match reader.u16(2)? {
             42 => (false, u64::from(reader.u32(4)?)),
@@ -71,14 +80,33 @@ impl<'a> Directory<'a> {
             _ => return None,
         };
         let (entries, mut next) = read(&reader, first, big)?;
-        let mut pages = 1;
+        let mut main = Self { reader, entries, pages: 1, page: 0 };
         // A chain that loops or leaves the file ends the count.
-        while let Some(at) = next.filter(|at| *at != 0 && pages < MOST_PAGES) {
+        while let Some(at) = next.filter(|at| *at != 0 && main.pages < MOST_PAGES) {
             let Some(after) = skip(&reader, at, big) else { break };
-            pages += 1;
+            if main.pages < MOST_SEARCHED
+                && main.is_secondary()
+                && let Some((entries, _)) = read(&reader, at, big)
+            {
+                let other = Self { reader, entries, pages: main.pages, page: main.pages };
+                if !other.is_secondary() {
+                    main = other;
+                }
+            }
+            main.pages += 1;
             next = after;
         }
-        Some(Self { reader, entries, pages })
+        Some(main)
+    }
+
+    /// A smaller copy of another page, or its mask.
+    fn is_secondary(&self) -> bool {
+        const THUMBNAIL_OR_MASK: u64 = 1 | 4;
+        const OLD_THUMBNAIL: u64 = 2;
+        match self.number(Tag::NewSubfileType) {
+            Some(kind) => kind & THUMBNAIL_OR_MASK != 0,
+            None => self.number(Tag::OldSubfileType) == Some(OLD_THUMBNAIL),
+        }
     }
 
     /// All values of a tag as whole numbers. None if it is absent, of another type, or outside the file.

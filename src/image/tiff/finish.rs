@@ -23,6 +23,9 @@ pub(super) fn finish(all: Plain, layout: &Layout, directory: &Directory<'_>) -> 
         let taken = if layout.bits == 8 { "they were taken as unsigned" } else { "negative ones were taken as 0" };
         notes.push(format!("signed samples; {taken}"));
     }
+    if let Some(slices) = directory.number(Tag::ImageDepth).filter(|slices| *slices > 1) {
+        notes.push(format!("TIFF with {slices} slices; only the first was used"));
+    }
     let alpha = layout.alpha.is_some();
     let (kept, colors) = (layout.kept(), layout.colors);
     let model = match layout.color {

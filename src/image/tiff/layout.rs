@@ -120,6 +120,9 @@ impl Layout {
         }
         let compression = compression(directory)?;
         let planar = directory.number(Tag::PlanarConfiguration) == Some(2) && samples > 1;
+        if planar && directory.number(Tag::ImageDepth).is_some_and(|slices| slices > 1) {
+            return Err(format!("it is a TIFF with slices in planes, which acetate does not read; {SAVE_AS}"));
+        }
         let chunks = Chunks::of(directory, width, height).ok_or_else(|| short("complete list of strips or tiles"))?;
         let subsampling = directory.numbers(Tag::YCbCrSubsampling).filter(|list| list.len() >= 2);
         let subsampling = subsampling.map_or((2, 2), |list| (list[0] as usize, list[1] as usize));
@@ -281,6 +284,8 @@ fn compression(directory: &Directory<'_>) -> Result<Compression, String> {
         33003 | 33004 | 33005 | 34712 => "JPEG 2000 compression",
         34676 | 34677 => "LogLuv compression (high dynamic range)",
         34887 => "LERC compression",
+        34933 => "PNG compression",
+        22610 | 34934 => "JPEG XR compression",
         34925 => "LZMA compression",
         34892 => "lossy DNG compression",
         50002 | 52546 => "JPEG XL compression",

@@ -10,6 +10,7 @@ mod samples;
 
 use std::ops::Range;
 
+use super::exif::xmp_orientation;
 use super::pixels::{Pixels, Samples};
 use codec::Chunk;
 use directory::{Directory, Tag};
@@ -19,7 +20,7 @@ use samples::Plain;
 /// Decompressing may write at most this many times the picture's bytes, for chunks that reach far outside it.
 const MOST_OUTSIDE: u64 = 16;
 
-/// A TIFF whose first directory was read.
+/// A TIFF of which the directory of one page was read.
 pub(super) struct Tiff<'a> {
     bytes: &'a [u8],
     directory: Directory<'a>,
@@ -30,7 +31,7 @@ impl<'a> Tiff<'a> {
     /// # Errors
     /// Says what the file lacks, or which kind it is that is not read.
     pub fn open(bytes: &'a [u8]) -> Result<Self, String> {
-        let directory = Directory::first(bytes).ok_or("the TIFF is damaged or cut short; download or save it again")?;
+        let directory = Directory::main(bytes).ok_or("the TIFF is damaged or cut short; download or save it again")?;
         let layout = Layout::of(&directory)?;
         Ok(Self { bytes, directory, layout })
     }
@@ -43,11 +44,15 @@ impl<'a> Tiff<'a> {
         self.directory.pages
     }
 
+    /// Which page is read, from 0.
+    pub fn page(&self) -> usize {
+        self.directory.page
+    }
+
+    /// By its tag, or else in XMP.
     pub fn orientation(&self) -> Option<u8> {
-        self.directory
-            .number(Tag::Orientation)
-            .and_then(|value| u8::try_from(value).ok())
-            .filter(|v| (1..=8).contains(v))
+        let value = self.directory.number(Tag::Orientation).and_then(|value| u8::try_from(value).ok());
+        value.filter(|v| (1..=8).contains(v)).or_else(|| xmp_orientation(self.directory.bytes(Tag::Xmp)?))
     }
 
     /// The embedded profile. None if there is none, it is larger than `most`, or the color is Lab, which needs none.

@@ -46,6 +46,7 @@ fn what_was_garbage_or_refused_is_right() {
         ("tiled-planar.tif", 0, vec![]),
         ("ycbcr-jpeg.tif", 4, vec![]),
         ("cmyk-planar.tif", 1, vec!["CMYK, converted to RGB without a color profile"]),
+        ("alpha-flag-only.webp", 2, vec![]),
         ("orientation6-prefixed.webp", 1, vec!["rotated according to its EXIF orientation, 6"]),
     ] {
         let decoded = decode_file(&format!("cases/{name}"));

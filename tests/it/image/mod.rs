@@ -143,6 +143,7 @@ mod output {
 }
 
 mod decode;
+mod headers;
 mod heif;
 mod kinds;
 mod refused;

@@ -11,7 +11,7 @@ use tempfile::NamedTempFile;
 use crate::{image, job::JobError, store::io_error};
 
 /// A file that is written beside its place, and renamed when it is complete.
-pub type PartFile = BufWriter<NamedTempFile>;
+pub type UnfinishedFile = BufWriter<NamedTempFile>;
 
 #[derive(Debug, Clone, Copy)]
 pub struct OutFile<'a> {
@@ -63,7 +63,7 @@ impl OutFile<'_> {
     pub fn write(
         &self,
         action: &str,
-        fill: impl FnOnce(PartFile) -> Result<PartFile, JobError>,
+        fill: impl FnOnce(UnfinishedFile) -> Result<UnfinishedFile, JobError>,
     ) -> Result<u64, JobError> {
         let failed = |error: io::Error| io_error(self.path, action, error);
         self.check_kind()?;

@@ -312,7 +312,7 @@ async fn handle(
         output::json(&json!({ "done": report.done, "failed": failed }))?;
     } else if report.done.is_empty() && failed.is_empty() && which.named.all && !report.stopped {
         output::line(&nothing_matches(total.into()))?;
-    } else {
+    } else if !report.done.is_empty() || failed.is_empty() && which.named.id.is_empty() {
         output::line(&format!("{} {done}", output::count(report.done.len() as u64, "dead letter")))?;
     }
     if let Some((id, error)) = report.failed.first() {

@@ -49,6 +49,17 @@ pub(super) fn listen(shutdown: Shutdown) -> impl Future<Output = ()> + Send {
     }
 }
 
+/// Returns once the process is asked to leave. Listens from this call on, not only while it is waited for.
+pub(super) fn asked_to_leave() -> impl Future<Output = ()> + Send {
+    let signals = Signals::new();
+    async move {
+        match signals {
+            Ok(mut signals) => signals.next().await,
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
 async fn obey(mut signals: Signals, shutdown: Shutdown) {
     let mut count = 0;
     loop {

@@ -47,6 +47,9 @@ impl DatabaseUrl {
             Some(("postgres" | "postgresql", rest)) if !rest.is_empty() => {
                 PostgresUrl::parse(rest).map(Self::Postgres).map_err(|reason| JobError::invalid(field, reason))
             }
+            Some(("sqlite", path)) if path.starts_with('/') && path.contains('?') => {
+                wrong("has parameters after `?`, which sqlite:/// does not take; in a file's name, write `?` as %3F")
+            }
             Some(("sqlite", path)) if path.starts_with('/') => match percent_decoded(path) {
                 Some(path) => Ok(Self::Sqlite(PathBuf::from(path))),
                 None => wrong("has a % that is not followed by two hexadecimal digits, or is not UTF-8"),
@@ -87,7 +90,14 @@ mod tests {
 
     #[test]
     fn wrong_addresses_say_what_would_be_right() {
-        for bad in ["mysql://me:hunter2@db/x", "sqlite://rows.db", "sqlite:///a%zz", "rows.db", "postgres://"] {
+        for bad in [
+            "mysql://me:hunter2@db/x",
+            "sqlite://rows.db",
+            "sqlite:///a%zz",
+            "sqlite:///a.db?mode=ro",
+            "rows.db",
+            "postgres://",
+        ] {
             let error = DatabaseUrl::parse("status.url", bad).unwrap_err().to_string();
             assert!(error.starts_with("status.url: ") && !error.contains("hunter2"), "{error}");
         }

@@ -12,7 +12,7 @@ use crate::{
     app::Submitter,
     cli::{Failure, global::GlobalArgs, output},
     config::LoadedConfig,
-    database::{EndedJob, PruneRules, Pruned},
+    database::{EndedJob, PruneRules, Pruned, Scope},
     job::{BatchId, JobError, JobId, JobObjects, JobState},
     store::NamedUploads,
 };
@@ -74,6 +74,9 @@ pub async fn prune(
 ) -> Result<(), Failure> {
     let rules = rules(submitter, &args).await?;
     let total = submitter.jobs.count_prunable(&rules).await?;
+    if total == 0 {
+        global.say(&nothing_to_do(submitter, &rules).await?);
+    }
     if args.dry_run {
         if args.json {
             return output::json(&json!({ "jobs": total, "files": 0, "dry_run": true }));
@@ -102,6 +105,17 @@ pub async fn prune(
     submitter.jobs.forget_tombstones(loaded.config.queue.remember_deleted()).await?;
     submitter.jobs.forget_actions(loaded.config.audit.keep()).await?;
     finish(&args, &report, stopped, total)
+}
+
+/// Why no job is deleted.
+async fn nothing_to_do(submitter: &Submitter, rules: &PruneRules) -> Result<String, Failure> {
+    if let Some(batch) = &rules.batch
+        && submitter.jobs.remark_on(&Scope::Batch(batch.clone())).await?.is_some()
+    {
+        return Ok(format!("no job is in the batch `{batch}`"));
+    }
+    let states: Vec<_> = rules.states.iter().map(|state| state.as_str()).collect();
+    Ok(format!("no {} job ended before {:.0}", states.join(" or "), rules.before))
 }
 
 /// Deletes uploaded pictures that were not uploaded since, and that none of the remaining jobs names.

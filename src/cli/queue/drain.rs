@@ -7,7 +7,8 @@ use serde_json::json;
 use super::{ScopeArgs, resume_command};
 use crate::{
     app::Submitter,
-    cli::{Failure, global::GlobalArgs, output},
+    cli::{Failure, global::GlobalArgs, output, watch::no_such_batch, worker::asked_to_leave},
+    database::Scope,
 };
 
 /// The most jobs of dead workers that are counted.
@@ -16,8 +17,14 @@ const CHECK_EVERY: Duration = Duration::from_millis(500);
 
 pub async fn drain(global: &GlobalArgs, submitter: &Submitter, args: &ScopeArgs) -> Result<(), Failure> {
     let scope = args.scope();
-    // Before the pause, so that Ctrl-C never leaves it unsaid.
-    let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
+    // Nothing would be waited for, and the pause would stay.
+    if let Scope::Batch(batch) = &scope
+        && submitter.jobs.remark_on(&scope).await?.is_some()
+    {
+        return Err(no_such_batch(batch).into());
+    }
+    // Before the pause, so that a signal never leaves it unsaid.
+    let mut stop = std::pin::pin!(asked_to_leave());
     submitter.jobs.pause(&scope).await?;
     let resume = resume_command(&scope);
     let (mut shown, mut idle) = (None, 0);
@@ -31,7 +38,7 @@ pub async fn drain(global: &GlobalArgs, submitter: &Submitter, args: &ScopeArgs)
         }
         tokio::select! {
             () = tokio::time::sleep(CHECK_EVERY) => {}
-            _ = &mut stop => {
+            () = &mut stop => {
                 let text = format!(
                     "{scope}: still paused, with {} ({resume} ends the pause)",
                     output::count(running, "running job")

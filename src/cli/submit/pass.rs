@@ -29,6 +29,7 @@ use crate::{
         dataset::{Base, ColumnMapping, DatasetSource, Pick, PickFlags, Picked, Reading, Row, ShownAs, Tally},
         global::GlobalArgs,
         output,
+        worker::asked_to_leave,
     },
     database::{DatasetRow, DatasetRun, SubmitOptions, Submitted},
     image::DecodeLimits,
@@ -182,12 +183,12 @@ impl<'a> BulkPass<'a> {
     }
 
     async fn read(&mut self, reading: &mut Reading) -> Result<End, Failure> {
-        let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
+        let mut stop = std::pin::pin!(asked_to_leave());
         loop {
             // Between groups, because a chunk is one transaction.
             let group = tokio::select! {
                 biased;
-                _ = &mut stop => return Ok(End::Stopped),
+                () = &mut stop => return Ok(End::Stopped),
                 group = reading.next() => group,
             };
             let rows = match group {

@@ -62,6 +62,8 @@ async fn the_commands_show_retry_and_drop() {
     }
     let missing = world.run(&["dead-letters", "show", "9"]).await;
     assert!(missing.code == Some(2) && missing.stderr.contains("there is no dead letter 9"), "{missing:?}");
+    let missing = world.run(&["dead-letters", "retry", "9"]).await;
+    assert_eq!((missing.code, &*missing.stdout), (Some(2), ""), "{missing:?}");
     let refused = world.run(&["dead-letters", "drop", "2"]).await;
     assert!(refused.code == Some(2) && refused.stderr.contains("--yes"), "{refused:?}");
     let none = world.run(&["dead-letters", "retry"]).await;

@@ -132,6 +132,9 @@ async fn draining_tells_of_jobs_whose_workers_died(world: World) {
     worker.signal("-KILL");
     worker.ended().await;
     // Until its lease of two seconds ends, it may be alive.
+    let typo = world.run(&["queue", "drain", "--batch", "other"]).await;
+    assert!(typo.code == Some(2) && typo.stderr.contains("there is no batch `other`"), "{typo:?}");
+    assert_eq!(world.json(&["queue", "status", "--json"]).await["paused"], json!([]), "no pause is left");
     let drained = world.run(&["queue", "drain"]).await;
     assert_eq!(drained.code, Some(0), "{drained:?}");
     let text = "all kinds: drained, no live worker runs a job; 1 job of workers that died will run again; acetate queue resume";

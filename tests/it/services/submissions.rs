@@ -129,7 +129,11 @@ async fn a_dry_run_counts_exactly_and_deletes_nothing(world: World) {
     let prune = async |more: &[&str]| world.run(&[&["jobs", "prune", "--older-than", "0s"], more].concat()).await;
     let ran = prune(&["--dry-run"]).await;
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "1234 jobs would be deleted\n"), "{ran:?}");
-    assert_eq!(prune(&["--dry-run", "--state", "failed"]).await.stdout, "0 jobs would be deleted\n");
+    let none = prune(&["--dry-run", "--state", "failed"]).await;
+    assert_eq!(none.stdout, "0 jobs would be deleted\n");
+    assert!(none.stderr.contains("no failed job ended before "), "{none:?}");
+    let typo = prune(&["--batch", "mny"]).await;
+    assert!(typo.code == Some(0) && typo.stderr.contains("no job is in the batch `mny`"), "{typo:?}");
     assert_eq!(world.json(&["jobs", "prune", "--older-than", "1h", "--dry-run", "--json"]).await["jobs"], 0);
     let wrong = prune(&["--state", "running"]).await;
     assert!(wrong.code == Some(2) && wrong.stderr.contains("--state: running jobs are not pruned"), "{wrong:?}");

@@ -96,7 +96,10 @@ pub async fn serve_api(
         ready(address);
     }
     let answering = tokio::spawn(server.serve_api(api, stop.clone()));
-    let served = live(working.as_ref(), shutdown, answering, deadline).await;
+    let served = tokio::select! {
+        served = live(working.as_ref(), shutdown, answering, deadline) => served,
+        error = jobs.lost() => Err(error.into()),
+    };
     stop.cancel();
     for helper in helping {
         if tokio::time::timeout(LAST_ANSWERS, helper).await.is_err() {

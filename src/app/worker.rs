@@ -55,14 +55,17 @@ pub async fn work(loaded: &LoadedConfig, shutdown: &Shutdown) -> Result<(), Star
         let probes = probes.with_unfit(Arc::new(move || unfit.reason()));
         tokio::spawn(server.serve(probes, stop.clone()))
     });
-    let served = serve(&worker, shutdown).await;
+    let served = tokio::select! {
+        served = serve(&worker, shutdown) => served.map_err(StartError::from),
+        error = jobs.lost() => Err(error.into()),
+    };
     stop.cancel();
     if let Some(answering) = answering {
         let _ = tokio::time::timeout(Duration::from_secs(1), answering).await;
     }
     queue.close().await;
     jobs.close().await;
-    Ok(served?)
+    served
 }
 
 /// A configured address must be available; the default one may be in use by another worker on this machine.

@@ -195,7 +195,10 @@ async fn database(loaded: &LoadedConfig) -> Check {
 async fn rows(jobs: &JobStore) -> Result<(CheckState, String), JobError> {
     let counts: Vec<String> = jobs.count().await?.into_iter().map(|(state, jobs)| format!("{jobs} {state}")).collect();
     let counts = if counts.is_empty() { "no jobs".to_owned() } else { counts.join(", ") };
-    let mut remarks: String = jobs.check().await?.into_iter().map(|remark| format!("; {remark}")).collect();
+    let checked = jobs.check().await?;
+    let mut state = if checked.warnings.is_empty() { CheckState::Ok } else { CheckState::Warning };
+    let said = checked.warnings.into_iter().chain(checked.remarks);
+    let mut remarks: String = said.map(|remark| format!("; {remark}")).collect();
     let refused = jobs.refused_events().await?;
     if refused > 0 {
         remarks.push_str(&format!(
@@ -216,9 +219,8 @@ async fn rows(jobs: &JobStore) -> Result<(CheckState, String), JobError> {
         let why = pause.reason.unwrap_or_else(|| "acetate queue status".to_owned());
         remarks.push_str(&format!("; paused: {} ({why})", pause.scope));
     }
-    let mixed = jobs.lineage().await?.mixed();
-    let state = if mixed.is_some() { CheckState::Warning } else { CheckState::Ok };
-    if let Some(why) = mixed {
+    if let Some(why) = jobs.lineage().await?.mixed() {
+        state = CheckState::Warning;
         remarks.push_str(&format!("; {why}; the first worker pauses everything before it starts a job"));
     }
     Ok((state, format!("{}: can be written to, {counts}{remarks}", jobs.place())))

@@ -39,6 +39,14 @@ pub enum Inspected {
     Nothing(Result<(), JobError>),
 }
 
+/// What an operator should know of a database that can be used.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DatabaseRemarks {
+    pub remarks: Vec<String>,
+    /// What is probably not as it was meant.
+    pub warnings: Vec<String>,
+}
+
 /// How often connections were lost; for metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ConnectionCounts {
@@ -163,8 +171,11 @@ in_either! {
     /// Writes to the tables and takes it back.
     async fn check_writes(&self) -> Result<(), JobError>;
 
+    /// Returns once the database is not the one that was opened: a file that was removed or replaced.
+    async fn lost(&self) -> JobError;
+
     /// [`JobStore::check_writes`] and [`JobStore::check_reads`], and what an operator should know of this database.
-    async fn check(&self) -> Result<Vec<String>, JobError>;
+    async fn check(&self) -> Result<DatabaseRemarks, JobError>;
 
     /// Submits a job. The same id with the same body is the same job; the same id with a different body is refused.
     async fn submit(&self, request: &JobRequest, options: &SubmitOptions) -> Result<Submitted, JobError>;
@@ -425,6 +436,9 @@ in_either! {
     /// worker has claimed within `grace` after their message was sent. The time until the next repetition doubles, so
     /// that a long queue does not fill up with repetitions. Returns the number of messages written.
     async fn reap(&self, grace: Duration) -> Result<u64, JobError>;
+
+    /// Makes jobs, events and webhook calls due that would wait for a clock that was set back; returns how many jobs.
+    async fn mend_due_times(&self) -> Result<u64, JobError>;
 
     /// Dispatches queued jobs of these kinds again whose last message was sent before `grace`, for queues that are
     /// empty: their messages expired, were removed by a policy, or are held by a worker that is busy with another job.

@@ -12,6 +12,7 @@
 mod actions;
 mod backend;
 mod calls;
+mod clock;
 mod dataset;
 mod dispatch;
 mod fence;
@@ -38,7 +39,7 @@ mod url;
 mod webhook;
 
 pub use actions::{Action, ActionFilter, ActionPage, ActionRow, Actor, Subject, Submissions};
-pub use backend::{ConnectionCounts, Inspected, JobStore, Migrated};
+pub use backend::{ConnectionCounts, DatabaseRemarks, Inspected, JobStore, Migrated};
 pub use dataset::{DatasetCursor, DatasetJob, DatasetRow, DatasetRun, SourceOverlap};
 pub use dispatch::{DispatchRules, Hold, KindCounts, LiveWorker, Pause, Scope, Window, Workers};
 pub use fence::{ClaimId, Fence};

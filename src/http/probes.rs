@@ -12,11 +12,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::metrics;
-use crate::{database::JobStore, queue::Queue, store::Stores, telemetry::Metrics};
+use crate::{database::JobStore, job::JobError, queue::Queue, store::Stores, telemetry::Metrics};
 
 /// How long a probe waits for the database.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -39,7 +39,16 @@ pub struct Probes {
     pub unfit: Unfit,
     /// Those of the worker.
     stores: Stores,
-    database: Arc<Mutex<Option<LastAnswer>>>,
+    database: Arc<Mutex<DatabaseProbe>>,
+}
+
+/// What the database answered, and a question that it has not answered yet: others would only queue behind it.
+#[derive(Default)]
+struct DatabaseProbe {
+    last: Option<LastAnswer>,
+    asked: Option<JoinHandle<Result<(), JobError>>>,
+    /// The last error since it worked.
+    cause: Option<String>,
 }
 
 /// Which kinds of jobs the worker does not take, and why.
@@ -78,22 +87,29 @@ impl Probes {
     }
 
     async fn database(&self) -> Result<(), String> {
-        let mut last = self.database.lock().await;
-        if let Some((at, result)) = last.as_ref()
+        let mut probe = self.database.lock().await;
+        if let Some((at, result)) = probe.last.as_ref()
             && at.elapsed() < FRESH
         {
             return result.clone();
         }
-        // Runs in its own task, because a database query must not be dropped midway.
         let jobs = self.jobs.clone();
-        let asked = tokio::spawn(async move { jobs.ping().await });
-        let result = match tokio::time::timeout(TIMEOUT, asked).await {
+        // Runs in its own task, because a database query must not be dropped midway.
+        let asked = probe.asked.get_or_insert_with(|| tokio::spawn(async move { jobs.ping().await }));
+        let answer = tokio::time::timeout(TIMEOUT, asked).await;
+        let result = match answer {
             Ok(Ok(Ok(()))) => Ok(()),
             Ok(Ok(Err(error))) => Err(error.to_string()),
             Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("job database: no response within {} s", TIMEOUT.as_secs())),
+            Err(_) => {
+                let before = probe.cause.as_ref().map(|cause| format!("; before that: {cause}")).unwrap_or_default();
+                let text = format!("{}: no response within {} s{before}", self.jobs.place(), TIMEOUT.as_secs());
+                probe.last = Some((Instant::now(), Err(text.clone())));
+                return Err(text);
+            }
         };
-        *last = Some((Instant::now(), result.clone()));
+        *probe =
+            DatabaseProbe { last: Some((Instant::now(), result.clone())), asked: None, cause: result.clone().err() };
         result
     }
 

@@ -132,6 +132,14 @@ async fn find_lost_messages(worker: &Worker) -> Result<(), JobError> {
 }
 
 async fn reap(worker: &Worker) -> Result<(), JobError> {
+    let mended = worker.jobs.mend_due_times().await?;
+    if mended > 0 {
+        warn!(
+            jobs = mended,
+            "the database's clock was set back; jobs that were submitted later than now are due again"
+        );
+        worker.wake.notify_one();
+    }
     let found = worker.jobs.reap(worker.options.redispatch).await?;
     if found > 0 {
         info!(jobs = found, "dispatched again, because their workers died or their messages were lost");

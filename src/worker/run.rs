@@ -306,12 +306,19 @@ async fn end(
             return jobs.adopt(id, fence, result, *made_at).await;
         }
         (Ok(AttemptResult::New(result)), _) => {
-            info!(files = result.files.len(), "succeeded");
-            return jobs.succeed(id, fence, result).await;
+            let ended = jobs.succeed(id, fence, result).await?;
+            // What is not stored may fail, and be tried again.
+            if let Fenced::Held(_) = &ended {
+                info!(files = result.files.len(), "succeeded");
+            }
+            return Ok(ended);
         }
         (Err(JobError::Cancelled), Some(StopReason::GiveBack)) => {
-            info!("given back");
-            return jobs.give_back(id, fence).await;
+            let ended = jobs.give_back(id, fence).await?;
+            if let Fenced::Held(_) = &ended {
+                info!("given back");
+            }
+            return Ok(ended);
         }
         (Err(JobError::Cancelled), Some(StopReason::TimeIsUp)) => {
             &JobError::TimedOut { seconds: worker.options.job_timeout.as_secs_f64() }
@@ -321,30 +328,36 @@ async fn end(
     let record = ErrorRecord::from(error);
     // A command of this machine says at once what is wrong.
     let may_wait = worker.options.results == ResultPlacement::AsAsked && may_wait(row, Timestamp::now());
-    match next_step(error, row.attempts, worker.options.max_attempts, may_wait, &worker.options.backoff) {
-        RetryDecision::Cancel => {
-            info!("cancelled");
-            jobs.cancelled(id, fence).await
-        }
-        RetryDecision::Fail => {
-            info!(code = record.code, reason = record.message, "failed");
-            jobs.fail(id, fence, &record).await
-        }
+    let step = next_step(error, row.attempts, worker.options.max_attempts, may_wait, &worker.options.backoff);
+    let ended = match &step {
+        RetryDecision::Cancel => jobs.cancelled(id, fence).await?,
+        RetryDecision::Fail => jobs.fail(id, fence, &record).await?,
         RetryDecision::Quarantine => {
-            let exhausted = exhausted_by(row.attempts, &record);
-            warn!(code = record.code, "quarantined");
-            jobs.fail(id, fence, &ErrorRecord::from(&exhausted)).await
+            jobs.fail(id, fence, &ErrorRecord::from(&exhausted_by(row.attempts, &record))).await?
         }
+        RetryDecision::Postpone(delay) => jobs.postpone(id, fence, &record, *delay).await?,
+        RetryDecision::Retry(delay) => jobs.requeue(id, fence, &record, *delay).await?,
+    };
+    if let Fenced::Held(_) = &ended {
+        log(&step, &record);
+    }
+    Ok(ended)
+}
+
+/// Says how an attempt without a result has ended, once that is stored.
+fn log(step: &RetryDecision, record: &ErrorRecord) {
+    let (code, reason) = (&record.code, &record.message);
+    match step {
+        RetryDecision::Cancel => info!("cancelled"),
+        RetryDecision::Fail => info!(code, reason, "failed"),
+        RetryDecision::Quarantine => warn!(code, "quarantined"),
         RetryDecision::Postpone(delay) => {
-            let delay_s = delay.as_secs_f64();
-            info!(code = record.code, reason = record.message, delay_s, "postponed; the attempt does not count");
-            metrics::retry(&record);
-            jobs.postpone(id, fence, &record, delay).await
+            info!(code, reason, delay_s = delay.as_secs_f64(), "postponed; the attempt does not count");
+            metrics::retry(record);
         }
         RetryDecision::Retry(delay) => {
-            info!(code = record.code, reason = record.message, delay_s = delay.as_secs_f64(), "returned to the queue");
-            metrics::retry(&record);
-            jobs.requeue(id, fence, &record, delay).await
+            info!(code, reason, delay_s = delay.as_secs_f64(), "returned to the queue");
+            metrics::retry(record);
         }
     }
 }

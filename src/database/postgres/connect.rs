@@ -10,12 +10,14 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, Row};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     fault::{explain, passes_soon},
     session::{Mode, Sessions},
+    timeline::{self, Newest, Primary},
 };
 use crate::{
     database::{PostgresUrl, postgres_options::SessionAttributes, postgres_url::Host},
@@ -36,6 +38,7 @@ pub(super) struct Connector {
     pub(super) sessions: Sessions,
     /// Whether there has been a connection.
     reached: AtomicBool,
+    pub(super) newest: Newest,
 }
 
 /// Why there is no connection.
@@ -55,6 +58,10 @@ pub(super) enum ConnectError {
         path: PathBuf,
         error: io::Error,
     },
+    /// It accepts writes, but another host was promoted after it.
+    Overtaken {
+        by: String,
+    },
     /// What each of several hosts said.
     Hosts(Vec<(String, Self)>),
 }
@@ -62,7 +69,8 @@ pub(super) enum ConnectError {
 impl Connector {
     pub(super) fn new(url: &PostgresUrl) -> Self {
         let mode = if url.pooled { Mode::Shared } else { Mode::Unknown };
-        Self { url: url.clone(), sessions: Sessions::new(&url.settings, mode), reached: AtomicBool::new(false) }
+        let sessions = Sessions::new(&url.settings, mode);
+        Self { url: url.clone(), sessions, reached: AtomicBool::new(false), newest: Newest::default() }
     }
 
     pub(super) async fn connect(&self) -> Result<PgConnection, ConnectError> {
@@ -91,7 +99,10 @@ impl Connector {
             // A replica that is about to be promoted.
             ConnectError::ReadOnly => reached,
             ConnectError::Hosts(hosts) => hosts.iter().any(|(_, error)| self.passes_soon(error)),
-            ConnectError::NoAnswer(_) | ConnectError::Encoding { .. } | ConnectError::File { .. } => false,
+            ConnectError::NoAnswer(_)
+            | ConnectError::Encoding { .. }
+            | ConnectError::File { .. }
+            | ConnectError::Overtaken { .. } => false,
         }
     }
 
@@ -100,7 +111,10 @@ impl Connector {
         let mut refused = Vec::new();
         for host in self.in_order() {
             match self.reach(host).await {
-                Ok(connection) => return Ok((connection, host)),
+                Ok((connection, primary)) => match primary.map_or(Ok(()), |primary| self.newest.see(primary)) {
+                    Ok(()) => return Ok((connection, host)),
+                    Err(newer) => refused.push((host.place(), ConnectError::Overtaken { by: newer.place })),
+                },
                 // The others have the same database.
                 Err(error @ ConnectError::Encoding { .. }) => return Err(error),
                 Err(error) => refused.push((host.place(), error)),
@@ -134,13 +148,28 @@ impl Connector {
         hosts
     }
 
-    async fn reach(&self, host: &Host) -> Result<PgConnection, ConnectError> {
+    /// Asks all of several hosts which timeline they are at, and returns what is wrong if more than one accepts writes.
+    pub(super) async fn compare_hosts(&self) -> Option<String> {
+        if self.url.hosts.len() < 2 {
+            return None;
+        }
+        let asked = self.url.hosts.iter().map(|host| timeout(timeline::ANSWER, self.try_once(host)));
+        let answers = join_all(asked).await.into_iter().filter_map(|answer| answer.ok()?.ok()?.1);
+        let primaries: Vec<Primary> = answers.collect();
+        for primary in &primaries {
+            let _ = self.newest.see(primary.clone());
+        }
+        timeline::several(&primaries)
+    }
+
+    async fn reach(&self, host: &Host) -> Result<(PgConnection, Option<Primary>), ConnectError> {
         let usual = if self.url.hosts.len() == 1 { CONNECT_TIMEOUT } else { HOST_TIMEOUT };
         let limit = self.url.connect_timeout.unwrap_or(usual);
         timeout(limit, self.try_once(host)).await.unwrap_or(Err(ConnectError::NoAnswer(limit)))
     }
 
-    async fn try_once(&self, host: &Host) -> Result<PgConnection, ConnectError> {
+    /// With several hosts, also what it is if it accepts writes.
+    async fn try_once(&self, host: &Host) -> Result<(PgConnection, Option<Primary>), ConnectError> {
         let mut connection = host.options.connect().await.map_err(ConnectError::Server)?;
         let mut sql = "SELECT current_database()::TEXT, current_setting('server_encoding'),
                               current_setting('transaction_read_only'), pg_is_in_recovery()::TEXT"
@@ -166,7 +195,11 @@ impl Connector {
             let _ = connection.close().await;
             return Err(ConnectError::ReadOnly);
         }
-        Ok(connection)
+        let primary = match self.url.hosts.len() > 1 && text(3)? == "false" {
+            true => Primary::ask(host.place(), &mut connection).await,
+            false => None,
+        };
+        Ok((connection, primary))
     }
 
     /// Applies the settings to a connection that was made before it was known to have a session of its own.
@@ -201,6 +234,9 @@ impl Connector {
             ),
             ConnectError::ReadOnly => {
                 "is a replica or read-only, and target_session_attrs wants the primary".to_owned()
+            }
+            ConnectError::Overtaken { by } => {
+                format!("accepts writes, but {by} was promoted after it; stop it, or make it a replica")
             }
             ConnectError::File { parameter, path, error } => {
                 format!("{parameter}={}: {error}", path.display())

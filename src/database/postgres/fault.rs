@@ -7,7 +7,7 @@ use sqlx::{
     postgres::{PgDatabaseError, PgSeverity},
 };
 
-use super::tables::MISSING;
+use super::tables::{LINEAGE, MISSING};
 use crate::{
     database::PostgresUrl,
     job::{JobError, NO_OPEN_FILES, certificate_advice, lacks_open_files},
@@ -210,6 +210,9 @@ fn advice(url: &PostgresUrl, error: &dyn DatabaseError) -> Option<String> {
         "3D000" => "create the database with `createdb`, or name another one in ACETATE__STATUS__URL",
         "3F000" => "make the schema that the search path names with `CREATE SCHEMA`",
         "42501" => return Some(grants(url, message)),
+        "42P01" if message.strip_prefix(MISSING) == Some(LINEAGE) => {
+            "run `acetate migrate`, which makes it again and pauses everything, or restore it from a backup"
+        }
         "42P01" if message.starts_with(MISSING) => "restore them from a backup, or use an empty schema",
         "42P01" | "42703" | "42883" => {
             "its tables do not match this version; run `acetate migrate`, or restart acetate to migrate them"

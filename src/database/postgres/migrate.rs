@@ -16,6 +16,7 @@ use super::{
     indexes::{self, Index},
     pool::Connections,
     session::Mode,
+    tables::{LINEAGE, MISSING, RESTORED_WITHOUT, lineage_again, tables},
 };
 use crate::{database::Migrated, job::JobError};
 
@@ -57,10 +58,13 @@ const ANSWER: Duration = Duration::from_secs(40);
 /// The pause before looking whether another process has finished.
 const CHECK_EVERY: Duration = Duration::from_millis(200);
 
-/// The number of migrations applied, absent without the table; and the indexes that can be used.
+/// The number of migrations applied, absent without the table; the indexes that can be used; and what is missing.
+#[derive(Default)]
 struct SchemaState {
     version: Option<usize>,
     indexes: Vec<String>,
+    /// The tables of this version that are not there.
+    lost: Vec<String>,
 }
 
 /// Runs the missing migrations.
@@ -68,7 +72,7 @@ pub(super) async fn migrate(connections: &Connections) -> Result<Migrated, JobEr
     let to = MIGRATIONS.len();
     // The usual case takes no lock and needs no permission to create tables.
     let found = schema_state(connections).await?;
-    if found.version == Some(to) && missing(&found).is_empty() {
+    if found.version == Some(to) && missing(&found).is_empty() && found.lost.is_empty() {
         return Ok(Migrated { from: to, to });
     }
     let connector = connections.connector();
@@ -88,6 +92,9 @@ pub(super) async fn migrate(connections: &Connections) -> Result<Migrated, JobEr
         return Ok(Migrated { from, to });
     }
     let mut work = connector.connect().await.map_err(|error| connector.error(error))?;
+    if from == to {
+        run.mend(&mut work, &found.lost).await?;
+    }
     run.upgrade(&mut work, from).await?;
     let found = schema_state(connections).await?;
     run.build(&mut work, missing(&found)).await?;
@@ -136,18 +143,21 @@ async fn schema_state(connections: &Connections) -> Result<SchemaState, JobError
     let known = sqlx::query(
         "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = current_schema() AND tablename = 'acetate_schema') AS known,
                 ARRAY(SELECT relname::TEXT FROM pg_class JOIN pg_index ON indexrelid = pg_class.oid
-                       WHERE relnamespace = TO_REGNAMESPACE(QUOTE_IDENT(current_schema())) AND indisvalid) AS indexes",
-    );
+                       WHERE relnamespace = TO_REGNAMESPACE(QUOTE_IDENT(current_schema())) AND indisvalid) AS indexes,
+                ARRAY(SELECT name FROM UNNEST($1::TEXT[]) AS name WHERE TO_REGCLASS(name) IS NULL) AS lost",
+    )
+    .bind(tables());
     let wrong = |error: sqlx::Error| JobError::database(error.to_string()).caused_by(error);
     let rows = connections.run(known).await?.rows;
-    let Some(row) = rows.first() else { return Ok(SchemaState { version: None, indexes: Vec::new() }) };
+    let Some(row) = rows.first() else { return Ok(SchemaState::default()) };
     let indexes = row.try_get("indexes").map_err(wrong)?;
+    let lost = row.try_get("lost").map_err(wrong)?;
     if !row.try_get::<bool, _>("known").map_err(wrong)? {
-        return Ok(SchemaState { version: None, indexes });
+        return Ok(SchemaState { version: None, indexes, lost });
     }
     let rows = connections.run(sqlx::query("SELECT version FROM acetate_schema")).await?.rows;
     let version = rows.first().map(|row| row.try_get::<i64, _>(0)).transpose().map_err(wrong)?;
-    Ok(SchemaState { version: version.map(|version| usize::try_from(version).unwrap_or_default()), indexes })
+    Ok(SchemaState { version: version.map(|version| usize::try_from(version).unwrap_or_default()), indexes, lost })
 }
 
 fn missing(found: &SchemaState) -> Vec<Index> {
@@ -214,6 +224,29 @@ impl MigrationRun<'_> {
         self.finish(guard, &all, MIGRATIONS.len()).await.map_err(|error| {
             self.database(&format!("cannot create the tables ({})", explain(&self.connector.url, &error)))
         })
+    }
+
+    /// Tables that were not restored with the others. Only that of the lineage can be made again, because its one row
+    /// says nothing about the jobs; but nobody knows then how old these are.
+    async fn mend(&self, work: &mut PgConnection, lost: &[String]) -> Result<(), JobError> {
+        if lost.is_empty() {
+            return Ok(());
+        }
+        if lost != [LINEAGE] {
+            let names = lost.join(", ");
+            return Err(self.database(&format!("{MISSING}{names}; restore them from a backup, or use an empty schema")));
+        }
+        let sql = format!(
+            "{};
+             INSERT INTO pauses (scope, name, paused_at, reason) VALUES ('all', '', acetate_now(), '{RESTORED_WITHOUT}')
+             ON CONFLICT (scope, name) DO UPDATE SET reason = EXCLUDED.reason",
+            lineage_again()
+        );
+        self.in_transaction(work, &sql, MIGRATIONS.len()).await.map_err(|error| {
+            self.database(&format!("cannot make the table lineage again ({})", explain(&self.connector.url, &error)))
+        })?;
+        warn!("{}: {RESTORED_WITHOUT}", self.connector.url);
+        Ok(())
     }
 
     async fn upgrade(&self, work: &mut PgConnection, from: usize) -> Result<(), JobError> {

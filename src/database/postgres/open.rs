@@ -11,6 +11,7 @@ use sqlx::{
     query::Query,
 };
 use tokio::time::timeout;
+use tracing::warn;
 
 use super::{
     balance,
@@ -23,8 +24,8 @@ use super::{
 };
 use crate::{
     database::{
-        Actor, Changes, ConnectionCounts, DatabaseOptions, DispatchRules, Inspected, JobStore, Migrated, OutboxMode,
-        PostgresUrl,
+        Actor, Changes, ConnectionCounts, DatabaseOptions, DatabaseRemarks, DispatchRules, Inspected, JobStore,
+        Migrated, OutboxMode, PostgresUrl,
         notify::{AbortOnDrop, Signal},
     },
     job::{JobError, JobId},
@@ -159,10 +160,12 @@ impl PostgresJobStore {
     }
 
     /// [`PostgresJobStore::check_writes`], and what an operator should know of this database.
-    pub async fn check(&self) -> Result<Vec<String>, JobError> {
+    pub async fn check(&self) -> Result<DatabaseRemarks, JobError> {
         self.check_writes().await?;
         self.check_reads().await?;
         let mut remarks = Vec::new();
+        let mut warnings: Vec<String> = self.connections.connector().compare_hosts().await.into_iter().collect();
+        warnings.extend(self.clock_warning().await?);
         match self.connections.mode() {
             Mode::Own => {}
             Mode::Shared => remarks.push("behind a pooler in transaction mode".to_owned()),
@@ -172,7 +175,12 @@ impl PostgresJobStore {
             Ok(()) => remarks.push("notifications arrive".to_owned()),
             Err(reason) => remarks.push(reason),
         }
-        Ok(remarks)
+        Ok(DatabaseRemarks { remarks, warnings })
+    }
+
+    /// Never returns: a server that was replaced is noticed by its rows.
+    pub async fn lost(&self) -> JobError {
+        std::future::pending().await
     }
 
     pub fn dispatch_rules(&self) -> &DispatchRules {
@@ -212,6 +220,10 @@ impl PostgresJobStore {
 
 async fn connected(url: &PostgresUrl, options: &DatabaseOptions) -> Result<Connections, JobError> {
     let connections = Connections::new(Connector::new(url), options.max_connections)?;
+    // One that was the primary may be the first that accepts writes.
+    if let Some(wrong) = connections.connector().compare_hosts().await {
+        warn!("{url}: {wrong}");
+    }
     connections.find_out().await?;
     Ok(connections)
 }
@@ -220,6 +232,9 @@ fn maintain(connections: Connections) -> AbortOnDrop {
     AbortOnDrop(tokio::spawn(async move {
         loop {
             tokio::time::sleep(CARE_EVERY).await;
+            if let Some(wrong) = connections.connector().compare_hosts().await {
+                warn!("{}: {wrong}", connections.connector().url);
+            }
             // Statements will say it if the server is away.
             let _ = connections.find_out().await;
             connections.close_idle().await;

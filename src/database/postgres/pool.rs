@@ -409,7 +409,8 @@ impl Manager {
 
     fn is_stale(&self, session: &PooledConnection) -> bool {
         let stale = *self.stale.lock().unwrap_or_else(PoisonError::into_inner);
-        stale.is_some_and(|stale| session.made <= stale)
+        let overtaken = self.connector.newest.changed();
+        [stale, overtaken].into_iter().flatten().any(|stale| session.made <= stale)
     }
 }
 

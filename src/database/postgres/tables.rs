@@ -6,6 +6,22 @@ use crate::database::lineage::{EMPTY, MEND_EMPTY};
 /// How the message about tables that were dropped begins.
 pub(super) const MISSING: &str = "there are no longer the tables ";
 
+/// The table that can be made again.
+pub(super) const LINEAGE: &str = "lineage";
+/// Why everything is paused then.
+pub(super) const RESTORED_WITHOUT: &str = "the database was restored without the table lineage, which was made again; everything is paused. Jobs that were \
+     cancelled, have failed or were deleted after the backup may be queued again: cancel what must not run, then acetate \
+     queue resume";
+
+/// The statements that made it.
+pub(super) fn lineage_again() -> &'static str {
+    let made = MIGRATIONS
+        .iter()
+        .find_map(|sql| sql.split_once("CREATE TABLE lineage").map(|(before, _)| &sql[before.len()..]));
+    let statements = made.and_then(|sql| sql.split("--").next()).unwrap_or_default();
+    statements.trim_end().trim_end_matches(';')
+}
+
 /// All tables that acetate writes, from the migrations: a new one cannot be forgotten.
 pub(super) fn tables() -> Vec<&'static str> {
     let mut tables = Vec::new();
@@ -59,6 +75,13 @@ pub(super) fn take_room(id: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_statements_that_make_the_lineage_are_found() {
+        let sql = lineage_again();
+        assert!(sql.starts_with("CREATE TABLE lineage (") && sql.ends_with("acetate_now())"), "{sql}");
+        assert_eq!(sql.matches(';').count(), 1, "{sql}");
+    }
 
     #[test]
     fn every_table_of_the_migrations_is_known() {

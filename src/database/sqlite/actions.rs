@@ -38,7 +38,7 @@ impl SqliteJobStore {
     ) -> Result<(), JobError> {
         let Some(actor) = &self.actor else { return Ok(()) };
         let note = actor.note(action, subject, Some(detail.to_string()));
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        let mut tx = self.begin().await?;
         write_note(&mut tx, Some(note), jobs).await?;
         tx.commit().await.map_err(database)
     }
@@ -104,7 +104,7 @@ impl SqliteJobStore {
             )
             .bind(before)
             .bind(CHUNK)
-            .execute(&self.writer)
+            .execute(self.writer()?)
             .await
             .map_err(database)?
             .rows_affected();

@@ -17,7 +17,7 @@ impl SqliteJobStore {
             .bind(id.to_string())
             .bind(epoch.0)
             .bind(span.traceparent())
-            .execute(&self.writer)
+            .execute(self.writer()?)
             .await
             .map_err(database)?;
         let before = sqlx::query(

@@ -18,7 +18,7 @@ use crate::{
 
 impl SqliteJobStore {
     pub async fn claim(&self, id: JobId, rules: &ClaimRules<'_>) -> Result<Claim, JobError> {
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        let mut tx = self.begin().await?;
         let claim = self.claim_in(&mut tx, id, rules).await?;
         tx.commit().await.map_err(database)?;
         self.signal.tell();

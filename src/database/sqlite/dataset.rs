@@ -26,7 +26,7 @@ impl SqliteJobStore {
         if rows.is_empty() {
             return Ok(());
         }
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        let mut tx = self.begin().await?;
         sqlx::query(
             "INSERT INTO dataset_sources (batch, source, position)
              SELECT ?1, ?2, COALESCE(MAX(position), 0) + 1 FROM dataset_sources WHERE batch = ?1
@@ -66,7 +66,7 @@ impl SqliteJobStore {
                 AND (?4 OR number IN (SELECT number FROM dataset_rows WHERE batch = ?1 AND source = ?2 AND run = ?3))",
         );
         let query = query.bind(batch.as_str()).bind(&run.source).bind(run.began).bind(is_whole);
-        query.execute(&self.writer).await.map(drop).map_err(database)
+        query.execute(self.writer()?).await.map(drop).map_err(database)
     }
 
     pub async fn dataset_sources(&self, batch: &BatchId) -> Result<Vec<String>, JobError> {
@@ -122,7 +122,7 @@ impl SqliteJobStore {
     }
 
     pub async fn merge_source(&self, batch: &BatchId, gone: &str, into: &str) -> Result<(), JobError> {
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        let mut tx = self.begin().await?;
         sqlx::query(
             "UPDATE dataset_sources AS known
                 SET position = MIN(known.position, gone.position)

@@ -23,18 +23,18 @@ impl SqliteJobStore {
 
     pub async fn forget_lineages(&self, names: &[String]) -> Result<(), JobError> {
         let query = sqlx::query("DELETE FROM lineage WHERE name IN (SELECT value FROM json_each(?))");
-        query.bind(to_json(&names)?).execute(&self.writer).await.map_err(database)?;
+        query.bind(to_json(&names)?).execute(self.writer()?).await.map_err(database)?;
         Ok(())
     }
 
     pub async fn record_alive(&self) -> Result<Timestamp, JobError> {
         let query = sqlx::query("UPDATE lineage SET alive_at = MAX(alive_at, ?) RETURNING alive_at").bind(now_ms());
-        query.fetch_optional(&self.writer).await.map_err(database)?.ok_or_else(empty)?.time("alive_at")
+        query.fetch_optional(self.writer()?).await.map_err(database)?.ok_or_else(empty)?.time("alive_at")
     }
 
     pub async fn pause_all(&self, reason: &str) -> Result<(), JobError> {
         let note = self.actor.as_ref().map(|actor| actor.note_of_queue(Action::Paused, &Scope::All));
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        let mut tx = self.begin().await?;
         sqlx::query(
             "INSERT INTO pauses (scope, name, paused_at, reason) VALUES ('all', '', ?, ?)
              ON CONFLICT (scope, name) DO UPDATE SET reason = excluded.reason",

@@ -25,7 +25,7 @@ impl SqliteJobStore {
         }
         let now = now_ms();
         let last = now.saturating_sub(milliseconds(grace));
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        let mut tx = self.begin().await?;
         let mut late = QueryBuilder::<Sqlite>::new(
             "SELECT DISTINCT jobs.id, jobs.priority, jobs.available_at FROM outbox AS sent JOIN jobs ON jobs.id = sent.job
               WHERE sent.topic = 'dispatch' AND sent.taken_until = ",
@@ -68,7 +68,7 @@ impl SqliteJobStore {
 
     pub async fn defer(&self, id: JobId, delay: Duration) -> Result<Deferred, JobError> {
         let now = now_ms();
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        let mut tx = self.begin().await?;
         sqlx::query("DELETE FROM outbox WHERE job = ?1 AND topic = 'dispatch' AND taken_until IS NOT NULL")
             .bind(id.to_string())
             .execute(&mut *tx)
@@ -101,7 +101,7 @@ impl SqliteJobStore {
         )
         .bind(id.to_string())
         .bind(address)
-        .execute(&self.writer)
+        .execute(self.writer()?)
         .await
         .map_err(database)?;
         Ok(done.rows_affected() > 0)

@@ -4,6 +4,7 @@ mod actions;
 mod attempt;
 mod batch;
 mod claim;
+mod clock;
 mod dataset;
 mod dispatch;
 mod lineage;
@@ -19,5 +20,6 @@ mod sweep;
 mod tombstone;
 mod transition;
 mod webhook;
+mod writer;
 
 pub use open::SqliteJobStore;

@@ -4,16 +4,19 @@ use std::{
     path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use jiff::Timestamp;
 use sqlx::{
     Row, SqliteConnection, SqlitePool,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 
-use super::shares::Turns;
+use super::{
+    shares::Turns,
+    writer::{OpenedFile, connect, pool_options},
+};
 use crate::{
     database::{
         Actor, Changes, DatabaseOptions, DispatchRules, Inspected, JobStore, Migrated, OutboxMode, notify::Signal,
@@ -48,13 +51,14 @@ const MIGRATIONS: [&str; 22] = [
 ];
 
 /// How long a write waits for another process to finish its own.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
-const LOCKED_PAUSE: Duration = Duration::from_millis(20);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Job rows in one SQLite file, in WAL mode: one writer, readers that never wait for it.
 #[derive(Debug, Clone)]
 pub struct SqliteJobStore {
-    pub(in crate::database) writer: SqlitePool,
+    /// See [`SqliteJobStore::writer`] and [`SqliteJobStore::begin`].
+    pub(super) write_pool: SqlitePool,
+    pub(super) opened: Option<OpenedFile>,
     pub(super) readers: SqlitePool,
     pub(super) mode: OutboxMode,
     pub(super) signal: Signal,
@@ -120,11 +124,12 @@ impl SqliteJobStore {
         mode: OutboxMode,
         options: &DatabaseOptions,
     ) -> Self {
-        let readers = pool_options(4).connect_lazy_with(file.pragma("query_only", "on"));
+        let readers = pool_options(4).connect_lazy_with(file.create_if_missing(false).pragma("query_only", "on"));
         let rules = Arc::new(options.dispatch.clone());
+        let opened = OpenedFile::at(path);
         let path = path.to_owned();
         let (signal, turns) = (Signal::default(), Turns::default());
-        Self { writer, readers, mode, signal, actor: None, rules, turns, migrated, path }
+        Self { write_pool: writer, opened, readers, mode, signal, actor: None, rules, turns, migrated, path }
     }
 
     pub fn place(&self) -> String {
@@ -134,30 +139,11 @@ impl SqliteJobStore {
     /// Writes the log back into the file and closes it.
     pub async fn close(&self) {
         self.readers.close().await;
-        self.writer.close().await;
-    }
-
-    pub async fn ping(&self) -> Result<(), JobError> {
-        sqlx::query("SELECT COUNT(*) FROM sqlite_schema").fetch_one(&self.readers).await.map_err(database)?;
-        Ok(())
+        self.write_pool.close().await;
     }
 
     pub fn migrated(&self) -> Migrated {
         self.migrated
-    }
-
-    pub async fn check_writes(&self) -> Result<(), JobError> {
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
-        sqlx::query("INSERT INTO rejections (id, received_at, error, body) VALUES (?, 0, '', '')")
-            .bind(format!("check {}", JobId::new()))
-            .execute(&mut *tx)
-            .await
-            .map_err(database)?;
-        tx.rollback().await.map_err(database)
-    }
-
-    pub async fn check(&self) -> Result<Vec<String>, JobError> {
-        self.check_writes().await.map(|()| Vec::new())
     }
 
     pub fn dispatch_rules(&self) -> &DispatchRules {
@@ -186,28 +172,6 @@ fn can_be_made(path: &Path) -> Result<(), JobError> {
     let made = std::fs::OpenOptions::new().write(true).create_new(true).open(&probe);
     made.and_then(|_| std::fs::remove_file(&probe))
         .map_err(|error| at(path, format!("does not exist, and cannot be created in {} ({error})", folder.display())))
-}
-
-/// A connection to a file does not die while idle, so it is not tested before each use.
-fn pool_options(connections: u32) -> SqlitePoolOptions {
-    SqlitePoolOptions::new().max_connections(connections).test_before_acquire(false)
-}
-
-/// Opens the connection for writing. The first process to open a file switches it to WAL, and the last one to close it
-/// may switch back. A process that opens it at that moment gets "locked" at once, without the [`BUSY_TIMEOUT`], so this
-/// waits.
-async fn connect(options: &SqliteConnectOptions) -> Result<SqlitePool, sqlx::Error> {
-    let start = Instant::now();
-    loop {
-        match pool_options(1).connect_with(options.clone()).await {
-            Err(sqlx::Error::Database(error))
-                if error.message() == "database is locked" && start.elapsed() < BUSY_TIMEOUT =>
-            {
-                tokio::time::sleep(LOCKED_PAUSE).await;
-            }
-            connected => return connected,
-        }
-    }
 }
 
 /// Runs the missing migrations. It takes the write lock first, so two processes never run the same one.
@@ -264,11 +228,15 @@ fn explain(error: &sqlx::Error) -> String {
         other => other.to_string(),
     };
     let hint = match text.as_str() {
-        "unable to open database file" => "is the folder writable?",
+        "unable to open database file" => "is it a file, and may this user write into its folder?",
+        "attempt to write a readonly database" => "is its disk mounted read-only, or is the file another user's?",
+        "database disk image is malformed" => {
+            "restore it from a backup, or save what can be read with `sqlite3 FILE .recover`"
+        }
         "file is not a database" => "name another file with ACETATE__STATUS__URL, or move this one away",
         "database is locked" => {
             let seconds = BUSY_TIMEOUT.as_secs();
-            return format!("{text}; another acetate process has been writing for more than {seconds} seconds");
+            return format!("{text}; another process has held its write lock for more than {seconds} seconds");
         }
         "database or disk is full" => "free some space and try again",
         _ => return text,

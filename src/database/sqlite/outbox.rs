@@ -23,7 +23,7 @@ const REAPED_AT_ONCE: i64 = 1000;
 impl SqliteJobStore {
     pub async fn outbox_take(&self, limit: u32, lease: Duration) -> Result<Vec<OutboxRow>, JobError> {
         let now = now_ms();
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        let mut tx = self.begin().await?;
         let events = due_events(&mut tx, now, limit).await?;
         let mut taken = take(&mut tx, &events, now, lease).await?;
         if self.mode == OutboxMode::Service {
@@ -39,7 +39,7 @@ impl SqliteJobStore {
             return Ok(());
         }
         let now = now_ms();
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        let mut tx = self.begin().await?;
         let mut sent = QueryBuilder::<Sqlite>::new("UPDATE outbox SET taken_until = ");
         sent.push_bind(IN_BROKER)
             .push(", refusals = 0, sent_at = ")
@@ -64,7 +64,7 @@ impl SqliteJobStore {
         query.push_bind(now).push(", available_at = ").push_bind(after(now, delay)).push(" WHERE id IN (");
         push_ids(&mut query, ids);
         query.push(")");
-        query.build().execute(&self.writer).await.map_err(database)?;
+        query.build().execute(self.writer()?).await.map_err(database)?;
         Ok(())
     }
 
@@ -87,7 +87,7 @@ impl SqliteJobStore {
                     .bind(ids)
             }
         };
-        query.execute(&self.writer).await.map_err(database)?;
+        query.execute(self.writer()?).await.map_err(database)?;
         Ok(())
     }
 
@@ -117,7 +117,7 @@ impl SqliteJobStore {
             return Ok(0);
         }
         let (now, grace) = (now_ms(), milliseconds(grace));
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        let mut tx = self.begin().await?;
         let (late, lost) = lost_jobs(&mut tx, now, grace).await?;
         sqlx::query(
             "UPDATE jobs

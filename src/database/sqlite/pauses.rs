@@ -23,7 +23,7 @@ impl SqliteJobStore {
     pub async fn pause(&self, scope: &Scope) -> Result<bool, JobError> {
         let note = self.actor.as_ref().map(|actor| actor.note_of_queue(Action::Paused, scope));
         let (scope, name) = scope.columns();
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        let mut tx = self.begin().await?;
         let new = sqlx::query("INSERT INTO pauses (scope, name, paused_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING")
             .bind(scope)
             .bind(name)
@@ -42,7 +42,7 @@ impl SqliteJobStore {
         let note = self.actor.as_ref().map(|actor| actor.note_of_queue(Action::Resumed, scope));
         let (scope, name) = scope.columns();
         let now = now_ms();
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        let mut tx = self.begin().await?;
         let was = sqlx::query("DELETE FROM pauses WHERE scope = ? AND name = ?")
             .bind(scope)
             .bind(name)
@@ -83,7 +83,7 @@ impl SqliteJobStore {
 
     pub async fn record_worker(&self, name: &str, slots: u32) -> Result<(), JobError> {
         let now = now_ms();
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        let mut tx = self.begin().await?;
         sqlx::query("DELETE FROM workers WHERE seen_at < ?")
             .bind(now - WORKER_FORGOTTEN_MS)
             .execute(&mut *tx)
@@ -106,7 +106,7 @@ impl SqliteJobStore {
 
     pub async fn remove_worker(&self, name: &str) -> Result<(), JobError> {
         let gone = sqlx::query("DELETE FROM workers WHERE name = ?").bind(name);
-        gone.execute(&self.writer).await.map_err(database)?;
+        gone.execute(self.writer()?).await.map_err(database)?;
         Ok(())
     }
 

@@ -49,7 +49,7 @@ impl SqliteJobStore {
     pub async fn retire_results(&self, jobs: &[EndedJob]) -> Result<Vec<JobId>, JobError> {
         let mut retired = Vec::with_capacity(jobs.len());
         for chunk in jobs.chunks(CHUNK) {
-            let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+            let mut tx = self.begin().await?;
             let (ids, _) = as_read(&mut tx, chunk).await?;
             sqlx::query(
                 "UPDATE jobs SET retired_epoch = MAX(retired_epoch, epoch)
@@ -85,7 +85,7 @@ impl SqliteJobStore {
         let mut forgotten = Forgotten::default();
         for chunk in jobs.chunks(CHUNK) {
             let note = note(chunk);
-            let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+            let mut tx = self.begin().await?;
             let (ids, left) = as_read(&mut tx, chunk).await?;
             let ids = to_json(&ids)?;
             // The last epoch is not always the row's: a result that was found in the store has an earlier one.
@@ -149,7 +149,7 @@ impl SqliteJobStore {
     pub async fn forget_rejections(&self, before: Timestamp) -> Result<u64, JobError> {
         let gone = sqlx::query("DELETE FROM rejections WHERE received_at < ?")
             .bind(before.as_millisecond())
-            .execute(&self.writer)
+            .execute(self.writer()?)
             .await
             .map_err(database)?;
         Ok(gone.rows_affected())

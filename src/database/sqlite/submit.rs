@@ -25,7 +25,7 @@ const CHUNK: usize = 1000;
 
 impl SqliteJobStore {
     pub async fn submit(&self, request: &JobRequest, options: &SubmitOptions) -> Result<Submitted, JobError> {
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        let mut tx = self.begin().await?;
         let submitted = submit_in(&mut tx, request, options, self.mode).await?;
         let note = self.note(Action::Submitted, Subject::Job(request.id, options.batch.as_ref()));
         write_note(&mut tx, note, u64::from(matches!(submitted, Submitted::New(_)))).await?;
@@ -58,7 +58,7 @@ impl SqliteJobStore {
         chunk: &[JobRequest],
         options: &SubmitOptions,
     ) -> Result<Vec<Result<Submitted, JobError>>, JobError> {
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        let mut tx = self.begin().await?;
         let mut results = Vec::with_capacity(chunk.len());
         for request in chunk {
             results.push(match submit_in(&mut tx, request, options, self.mode).await {
@@ -86,7 +86,7 @@ impl SqliteJobStore {
         .bind(now_ms())
         .bind(to_json(error)?)
         .bind(Rejection::body_of(raw))
-        .execute(&self.writer)
+        .execute(self.writer()?)
         .await
         .map_err(database)?;
         Ok(kept.rows_affected() > 0)

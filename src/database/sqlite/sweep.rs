@@ -26,7 +26,7 @@ impl SqliteJobStore {
         cancel: CancelId,
         after: Option<SweepCursor>,
     ) -> Result<Swept, JobError> {
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        let mut tx = self.begin().await?;
         let mut query = QueryBuilder::<Sqlite>::new(concat!(
             "SELECT ",
             job_columns!(),
@@ -65,7 +65,7 @@ impl SqliteJobStore {
 
     /// Asks the workers of running jobs that have not been asked yet.
     pub async fn cancel_running(&self, batch: &BatchId, cancel: CancelId) -> Result<u64, JobError> {
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        let mut tx = self.begin().await?;
         let asked = sqlx::query(
             "UPDATE jobs SET cancel_requested = 1, cancel_id = ?3, updated_at = ?2
               WHERE batch = ?1 AND state = 'running' AND NOT cancel_requested",
@@ -90,7 +90,7 @@ impl SqliteJobStore {
     }
 
     pub async fn retry_some(&self, rules: &RetryRules, after: Option<SweepCursor>) -> Result<Swept, JobError> {
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        let mut tx = self.begin().await?;
         let mut query = QueryBuilder::<Sqlite>::new("SELECT id, created_at FROM jobs WHERE batch = ");
         query.push_bind(rules.batch.as_str()).push(" AND state IN (SELECT value FROM json_each(");
         query.push_bind(to_json(&rules.states())?).push("))");

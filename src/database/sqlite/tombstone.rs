@@ -23,7 +23,7 @@ const CHUNK: i64 = 5000;
 
 impl SqliteJobStore {
     pub async fn submit_message(&self, request: &JobRequest, options: &SubmitOptions) -> Result<Admission, JobError> {
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        let mut tx = self.begin().await?;
         let there = sqlx::query("SELECT id FROM jobs WHERE id = ?").bind(request.id.to_string());
         if there.fetch_optional(&mut *tx).await.map_err(database)?.is_none()
             && let Some(at) = deleted_at(&mut tx, request.id).await?
@@ -54,7 +54,7 @@ impl SqliteJobStore {
             )
             .bind(before)
             .bind(CHUNK)
-            .execute(&self.writer)
+            .execute(self.writer()?)
             .await
             .map_err(database)?
             .rows_affected();

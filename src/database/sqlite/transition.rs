@@ -67,7 +67,7 @@ impl SqliteJobStore {
     }
 
     async fn settle(&self, id: JobId, fence: Fence, ending: Ending<'_>) -> Result<Fenced<JobRow>, JobError> {
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        let mut tx = self.begin().await?;
         let Some(row) = select(&mut tx, id).await? else { return Ok(Fenced::Lost) };
         if row.fence() != fence || row.state != JobState::Running {
             return Ok(if ending.stands(&row, fence) { Fenced::Held(row) } else { Fenced::Lost });
@@ -103,7 +103,7 @@ impl SqliteJobStore {
         .bind(sequence)
         .bind(progress.map(to_json).transpose()?)
         .bind(fence.claim_text())
-        .fetch_optional(&self.writer)
+        .fetch_optional(self.writer()?)
         .await
         .map_err(database)?;
         match row {
@@ -113,7 +113,7 @@ impl SqliteJobStore {
     }
 
     pub async fn cancel(&self, id: JobId, is_dead: &(dyn Fn(&str) -> bool + Sync)) -> Result<CancelOutcome, JobError> {
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        let mut tx = self.begin().await?;
         let Some(row) = select(&mut tx, id).await? else { return Ok(CancelOutcome::Unknown) };
         let now = now_ms();
         let note = self.note(Action::Cancelled, Subject::Job(id, row.batch.as_ref()));
@@ -142,7 +142,7 @@ impl SqliteJobStore {
     }
 
     pub async fn retry(&self, id: JobId) -> Result<RetryOutcome, JobError> {
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        let mut tx = self.begin().await?;
         let Some(row) = select(&mut tx, id).await? else { return Ok(RetryOutcome::Unknown) };
         match row.state {
             JobState::Queued | JobState::Running | JobState::Succeeded => return Ok(RetryOutcome::Refused(row.state)),

@@ -49,7 +49,7 @@ impl SqliteJobStore {
         .bind(url)
         .bind(now_ms())
         .bind(again)
-        .execute(&self.writer)
+        .execute(self.writer()?)
         .await
         .map_err(database)?;
         Ok(())
@@ -71,7 +71,7 @@ impl SqliteJobStore {
 
     pub async fn call_batch_webhooks(&self, batch: &BatchId, payload: &str) -> Result<u64, JobError> {
         let now = now_ms();
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        let mut tx = self.begin().await?;
         // The calls of a batch name one of its jobs.
         let made = sqlx::query(
             "INSERT INTO webhooks (job, url, payload, available_at, created_at)
@@ -130,7 +130,7 @@ impl SqliteJobStore {
         .bind(to_json(&limits.full())?)
         .bind(WINDOW)
         .bind(to_json(&limits.in_use)?)
-        .fetch_all(&self.writer)
+        .fetch_all(self.writer()?)
         .await
         .map_err(database)?;
         rows.iter().map(read_webhook).collect()
@@ -152,7 +152,7 @@ impl SqliteJobStore {
         .bind(now)
         .bind(limit)
         .bind(after(now, lease))
-        .fetch_all(&self.writer)
+        .fetch_all(self.writer()?)
         .await
         .map_err(database)?;
         rows.iter().map(read_webhook).collect()
@@ -173,13 +173,13 @@ impl SqliteJobStore {
     }
 
     pub async fn webhook_done(&self, id: WebhookId) -> Result<(), JobError> {
-        sqlx::query("DELETE FROM webhooks WHERE id = ?").bind(id.0).execute(&self.writer).await.map_err(database)?;
+        sqlx::query("DELETE FROM webhooks WHERE id = ?").bind(id.0).execute(self.writer()?).await.map_err(database)?;
         Ok(())
     }
 
     pub async fn webhook_failed(&self, id: WebhookId, error: &str, again: Option<Duration>) -> Result<(), JobError> {
         let now = now_ms();
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(database)?;
+        let mut tx = self.begin().await?;
         sqlx::query(
             "UPDATE webhooks
                 SET attempts = attempts + 1, last_error = ?2, taken_until = NULL,

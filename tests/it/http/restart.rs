@@ -45,6 +45,16 @@ fn a_killed_server_loses_no_job() {
     assert_eq!((&job["attempts"], &job["history"][0]["outcome"]), (&json!(2), &json!("lost")));
 }
 
+/// What it would accept is in a file that nobody can open.
+#[test]
+fn a_server_ends_when_its_database_file_is_removed() {
+    let place = TestDir::new();
+    let file = place.text("rows.db");
+    let server = Server::start(&place, &[("ACETATE__STATUS__URL", &format!("sqlite://{file}"))]);
+    std::fs::remove_file(&file).unwrap();
+    server.fails("rows.db: the database file was removed while this process used it");
+}
+
 #[test]
 fn a_model_that_is_missing_fails_its_job_and_the_server_lives() {
     let place = TestDir::new();

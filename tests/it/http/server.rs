@@ -116,6 +116,13 @@ impl Server {
         self.log()
     }
 
+    /// Waits until it ends by itself, and for these words of its reason.
+    pub fn fails(mut self, words: &str) {
+        let status = self.child.wait().unwrap();
+        assert!(!status.success(), "{status}: {}", self.log());
+        blocking_until(|| if self.log().contains(words) { Ok(()) } else { Err(self.log()) });
+    }
+
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();

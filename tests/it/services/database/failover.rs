@@ -217,15 +217,7 @@ async fn several_hosts_lead_to_the_one_that_takes_writes() {
     let taken = take(&job_store, id, "one", LEASE).await;
     let read_only = refused(&format!("{}?target_session_attrs=read-write", second.url())).await;
     assert!(read_only.is_transient() && read_only.to_string().contains("target_session_attrs"), "{read_only}");
-    // The row is there before its server goes.
-    let written = value(&first.url(), "SELECT pg_current_wal_lsn()::TEXT").await;
-    until(|| async {
-        let there = format!("SELECT (pg_last_wal_replay_lsn() >= '{written}'::pg_lsn)::TEXT");
-        let there = value(&second.url(), &there).await;
-        if there == "true" { Ok(()) } else { Err(there) }
-    })
-    .await;
-
+    replayed(&first, &second).await;
     first.kill();
     let error = job_store.heartbeat(id, taken.fence(), LEASE, None).await.unwrap_err().to_string();
     for host in [format!("127.0.0.1:{}", first.port), format!("127.0.0.1:{}", second.port)] {
@@ -235,6 +227,45 @@ async fn several_hosts_lead_to_the_one_that_takes_writes() {
     assert!(matches!(job_store.heartbeat(id, taken.fence(), LEASE, None).await, Ok(Fenced::Held(_))));
     assert!(matches!(job_store.succeed(id, taken.fence(), &result()).await, Ok(Fenced::Held(_))));
     job_store.ping().await.unwrap();
+}
+
+/// The rows are on the replica before their server goes.
+async fn replayed(primary: &Server, replica: &Server) {
+    let written = value(&primary.url(), "SELECT pg_current_wal_lsn()::TEXT").await;
+    until(|| async {
+        let there = format!("SELECT (pg_last_wal_replay_lsn() >= '{written}'::pg_lsn)::TEXT");
+        let there = value(&replica.url(), &there).await;
+        if there == "true" { Ok(()) } else { Err(there) }
+    })
+    .await;
+}
+
+/// The old primary comes back without knowing that it is no longer the primary, and is named first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_primary_that_was_overtaken_gets_no_writes() {
+    let Some(programs) = server_programs("ACETATE_TEST_POSTGRES_17").or_else(|| server_programs("")) else { return };
+    let mut first = Server::start(&programs, "");
+    let second = first.replica();
+    let url = format!("postgres://postgres@127.0.0.1:{},127.0.0.1:{}/postgres", first.port, second.port);
+    let there_before = open(&url).await;
+    submitted(&there_before).await;
+    assert_eq!(there_before.check().await.unwrap().warnings, [""; 0]);
+    replayed(&first, &second).await;
+    first.kill();
+    second.promote();
+    submitted(&there_before).await;
+    first.resume();
+    let new = open(&url).await;
+    for job_store in [&there_before, &new] {
+        // More than one connection.
+        let ids = futures_util::future::join_all((0..6).map(|_| submitted(job_store))).await;
+        for id in ids {
+            let there = value(&second.url(), &format!("SELECT count(*)::TEXT FROM jobs WHERE id = '{id}'")).await;
+            assert_eq!(there, "1");
+        }
+        let warnings = job_store.check().await.unwrap().warnings.join("; ");
+        assert!(warnings.contains("2 hosts accept writes: ") && warnings.contains("(timeline 2)"), "{warnings}");
+    }
 }
 
 /// A statement that meets the end of its session is repeated on a new one; no caller notices.
@@ -458,7 +489,7 @@ async fn elsewhere(database: Database) {
     let DatabaseUrl::Postgres(listen) = DatabaseUrl::parse("test", &own.url).unwrap() else { unreachable!() };
     let options = acetate::database::DatabaseOptions { listen: Some(listen), ..Default::default() };
     let job_store = JobStore::open_with(&database.place, OutboxMode::Service, &options).await.unwrap();
-    let remarks = job_store.check().await.unwrap().join("; ");
+    let remarks = job_store.check().await.unwrap().remarks.join("; ");
     assert!(remarks.contains("no notification arrives") && remarks.contains("status.listen_url"), "{remarks}");
     job_store.close().await;
     own.drop().await;

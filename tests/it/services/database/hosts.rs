@@ -37,7 +37,7 @@ async fn each_version_of_postgres_works() {
         let taken = take(&job_store, id, "one", LEASE).await;
         let _ = job_store.succeed(id, taken.fence(), &result()).await.unwrap();
         assert_eq!(job_store.outbox_take(10, LEASE).await.unwrap().len(), 1, "{version}");
-        assert_eq!(job_store.check().await.unwrap(), ["notifications arrive"], "{version}");
+        assert_eq!(job_store.check().await.unwrap().remarks, ["notifications arrive"], "{version}");
         hears_quickly(&job_store, &open(&server.url()).await.unwrap()).await;
         job_store.close().await;
     }

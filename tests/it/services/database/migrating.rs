@@ -188,6 +188,28 @@ async fn migrating_is_a_command_of_its_own() {
     assert_eq!(world.run(&["jobs", "list"]).await.code, Some(0));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn tables_that_were_not_restored_are_named_and_the_lineage_is_made_again() {
+    on_postgres(restored_in_part).await;
+}
+
+async fn restored_in_part(database: Database) {
+    let before = database.service().await;
+    let id = submitted(&before).await;
+    before.close().await;
+    database.sql("DROP TABLE lineage").await;
+    let job_store = JobStore::open(&database.place, OutboxMode::Service).await.unwrap();
+    assert!(job_store.lineage().await.unwrap().mixed().is_none());
+    job_store.check_writes().await.unwrap();
+    let reasons: Vec<_> = job_store.pauses().await.unwrap().into_iter().filter_map(|pause| pause.reason).collect();
+    assert!(matches!(reasons.as_slice(), [why] if why.contains("restored without the table lineage")), "{reasons:?}");
+    assert_eq!(row(&job_store, id).await.request.id, id);
+    database.sql("DROP TABLE lineage, actions").await;
+    let error = JobStore::open(&database.place, OutboxMode::Service).await.unwrap_err().to_string();
+    let wanted = "there are no longer the tables actions, lineage; restore them from a backup";
+    assert!(error.contains(wanted), "{error}");
+}
+
 /// From PostgreSQL 15 on, `public` belongs to the database's owner.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_schema_that_refuses_tables_says_what_to_grant() {

@@ -3,6 +3,7 @@
 mod actions;
 mod batches;
 mod claims;
+mod clock;
 mod datasets;
 mod dispatch;
 mod endings;

@@ -106,7 +106,7 @@ async fn shared_sessions(database: Database, program: std::path::PathBuf) {
     });
     join_all(work).await;
     assert_eq!(stores[0].count().await.unwrap(), [(acetate::job::JobState::Succeeded, 60)]);
-    let remarks = stores[0].check().await.unwrap().join("; ");
+    let remarks = stores[0].check().await.unwrap().remarks.join("; ");
     assert!(remarks.contains("transaction mode") && remarks.contains("status.listen_url"), "{remarks}");
     never_refused(&pooler);
     // Whoever gets one of the sessions next finds it as it was made.
@@ -131,7 +131,7 @@ async fn listen_past_the_pooler(database: Database) {
         DatabaseUrl::Sqlite(_) => unreachable!(),
     };
     let job_store = opened_with(&url, &DatabaseOptions { listen: Some(listen), ..DatabaseOptions::default() }).await;
-    assert!(job_store.check().await.unwrap().contains(&"notifications arrive".to_owned()));
+    assert!(job_store.check().await.unwrap().remarks.contains(&"notifications arrive".to_owned()));
     hears_quickly(&job_store, &open(&url).await).await;
 }
 
@@ -213,7 +213,7 @@ async fn the_address_may_say_that_it_is_a_pooler() {
 async fn named_pooler(database: Database) {
     let job_store = open(&format!("{}&pgbouncer=true", database.url())).await;
     submitted(&job_store).await;
-    assert!(job_store.check().await.unwrap().join("; ").contains("status.listen_url"));
+    assert!(job_store.check().await.unwrap().remarks.join("; ").contains("status.listen_url"));
 }
 
 /// A pooler that starts sharing sessions while acetate runs, as after a change of its configuration.

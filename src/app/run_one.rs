@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::wiring;
 use crate::{
     config::LoadedConfig,
-    database::{Actor, JobStore, OutboxMode, SubmitOptions, Submitted},
+    database::{Actor, DatabaseUrl, JobStore, OutboxMode, SubmitOptions, Submitted},
     engine::CancelToken,
     job::{JobError, JobId, JobRequest},
     queue::{ConsumeOptions, EmbeddedQueue, Queue},
@@ -20,6 +20,8 @@ pub struct EmbeddedApp {
     /// Who runs the command.
     pub actor: Actor,
     queue: EmbeddedQueue,
+    /// Whether other processes of this machine may run these jobs, and may then use what its user may use.
+    pub is_local: bool,
 }
 
 impl EmbeddedApp {
@@ -29,19 +31,20 @@ impl EmbeddedApp {
         let stores = wiring::stores(config, Trust::Local)?;
         stores.own().check().await?;
         let queue = EmbeddedQueue::default();
+        let is_local = matches!(wiring::database_url(config)?, DatabaseUrl::Sqlite(_));
         // No other process dispatches its rows, even if a queue is configured for workers.
         let jobs = {
             let (url, options) = (wiring::database_url(config)?, wiring::database_options(config)?);
             JobStore::open_with(&url, OutboxMode::Embedded, &options).await?
         };
         let worker = wiring::worker(loaded, jobs, stores, Queue::Embedded(queue.clone()), ResultPlacement::OwnStore)?;
-        Ok(Self { worker, actor: wiring::cli_actor(loaded), queue })
+        Ok(Self { worker, actor: wiring::cli_actor(loaded), queue, is_local })
     }
 
     /// Creates the job, as part of the trace of the running code. `reuse`: it may take the result of an equal one.
     pub async fn submit(&self, request: &JobRequest, reuse: bool) -> Result<Submitted, JobError> {
         let span = trace::send(&self.worker.queue.destination(request.task.kind()), 1, Some(request.id));
-        let options = SubmitOptions { trace: span.context(), reuse, ..SubmitOptions::default() };
+        let options = SubmitOptions { trace: span.context(), reuse, local: self.is_local, ..SubmitOptions::default() };
         let submitted = self.worker.jobs.by(self.actor.clone()).submit(request, &options).await;
         span.end_with(&submitted);
         submitted

@@ -28,6 +28,8 @@ pub struct OutFolder {
     path: PathBuf,
     /// A job whose copy into this folder was interrupted.
     pub unfinished: Option<JobId>,
+    /// Jobs whose results a worker has put below this folder, which has no result of its own yet.
+    pub of_workers: Vec<JobId>,
 }
 
 impl OutFolder {
@@ -37,14 +39,15 @@ impl OutFolder {
         let path = path.canonicalize().map_err(|error| io_error(path, "open the output folder", error))?;
         let unfinished = read_optional(&path.join(MARKER))?.and_then(|id| id.trim().parse().ok());
         let ours = unfinished.is_some() || read_manifest(&path)?.is_some();
-        if !ours && !is_empty(&path)? {
+        let of_workers = if ours { Some(Vec::new()) } else { only_jobs(&path)? };
+        let Some(of_workers) = of_workers else {
             return Err(JobError::invalid(
                 "out",
                 format!("{} holds other files and no acetate result; give an empty or new folder", path.display()),
             ));
-        }
+        };
         check_writable(&path)?;
-        Ok(Self { path, unfinished })
+        Ok(Self { path, unfinished, of_workers })
     }
 
     pub fn path(&self) -> &Path {
@@ -135,15 +138,24 @@ fn read_optional(path: &Path) -> Result<Option<String>, JobError> {
     }
 }
 
-/// Temporary files of an interrupted copy do not count.
-fn is_empty(folder: &Path) -> Result<bool, JobError> {
+/// The jobs that have a folder in here; none if there is anything else. Temporary files of an interrupted copy do not
+/// count.
+fn only_jobs(folder: &Path) -> Result<Option<Vec<JobId>>, JobError> {
     let failed = |error: std::io::Error| io_error(folder, "check the output folder", error);
+    let mut jobs = Vec::new();
     for entry in fs::read_dir(folder).map_err(failed)? {
-        if !entry.map_err(failed)?.file_name().to_string_lossy().starts_with(".acetate-") {
-            return Ok(false);
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(".acetate-") {
+            continue;
+        }
+        match name.parse() {
+            Ok(job) if entry.file_type().map_err(failed)?.is_dir() => jobs.push(job),
+            _ => return Ok(None),
         }
     }
-    Ok(true)
+    Ok(Some(jobs))
 }
 
 fn remove(path: &Path) -> Result<(), JobError> {

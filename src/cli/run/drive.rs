@@ -138,13 +138,14 @@ impl JobRun<'_> {
                 self.global.say(&format!("resuming job {}, which {past}", row.id()));
                 return Ok(RemainingWork::Work(row.id()));
             }
-            // The process ended while it copied the files.
-            if let Some(unfinished) = self.out.unfinished
-                && let Some(row) = jobs.get(unfinished).await?
-                && row.state == JobState::Succeeded
-                && row.request.fingerprint() == request.fingerprint()
-            {
-                return Ok(RemainingWork::Export(Box::new(row)));
+            // The process ended while it copied the files, or a worker has done the rest of the job.
+            for &done in self.out.unfinished.iter().chain(&self.out.of_workers) {
+                if let Some(row) = jobs.get(done).await?
+                    && row.state == JobState::Succeeded
+                    && row.request.fingerprint() == request.fingerprint()
+                {
+                    return Ok(RemainingWork::Export(Box::new(row)));
+                }
             }
         }
         match self.app.submit(request, self.reuse).await.map_err(in_words_of_flags)? {
@@ -210,7 +211,8 @@ impl JobRun<'_> {
         };
         let key = ObjectKey::parse(&result.manifest)?;
         let stores = &self.app.worker.stores;
-        let store = stores.own();
+        // A worker that took the job over has put its files below the output folder.
+        let store = stores.at_root(result.root.as_deref())?;
         // The work is done and may have taken hours, so the error says how to get the result.
         let kept = |error| Failure::AfterSuccess {
             error,
@@ -220,7 +222,7 @@ impl JobRun<'_> {
                 id = row.id(),
             ),
         };
-        let manifest = self.out.export(store, &key).await.map_err(kept)?;
+        let manifest = self.out.export(&store, &key).await.map_err(kept)?;
         if let Some(file) = &self.sheet {
             let limits = &self.app.worker.options.limits;
             sheet::write(file, stores.inputs(), limits, self.out.path(), &manifest).await.map_err(kept)?;

@@ -267,7 +267,12 @@ impl BatchRun<'_> {
             Err(error) => return Ok(PictureOutcome::Failed(ErrorRecord::from(&in_words_of_flags(error)))),
         };
         let jobs = &self.app.worker.jobs;
-        let options = SubmitOptions { batch: Some(self.batch.clone()), reuse: self.reuse, ..SubmitOptions::default() };
+        let options = SubmitOptions {
+            batch: Some(self.batch.clone()),
+            reuse: self.reuse,
+            local: self.app.is_local,
+            ..SubmitOptions::default()
+        };
         let row = match jobs.submit(&request, &options).await? {
             Submitted::New(row) | Submitted::Known(row) => *row,
         };
@@ -345,7 +350,8 @@ impl BatchRun<'_> {
         let there = was_known && out.unfinished.is_none() && is_there(out.path(), row.id()).await;
         if !there {
             let key = ObjectKey::parse(&result.manifest)?;
-            out.export(self.app.worker.stores.own(), &key).await?;
+            // A worker puts results below the output folder.
+            out.export(&self.app.worker.stores.at_root(result.root.as_deref())?, &key).await?;
         }
         let Some(format) = self.export else { return Ok(there) };
         let mut name = folder.file_name().unwrap_or_default().to_owned();

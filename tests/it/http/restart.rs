@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::{
-    common::TestDir,
+    common::{TestDir, blocking_until, checkpoint, golden, names},
     http::client::Events,
     http::server::{Server, picture},
 };
@@ -65,4 +65,35 @@ fn a_model_that_is_missing_fails_its_job_and_the_server_lives() {
     assert_eq!((&job["state"], &job["error"]["code"]), (&json!("failed"), &json!("model_not_found")));
     let id = server.submit(&[("kind", "composite")], &picture(4, 4, [9; 4]));
     server.succeeded(&id);
+}
+
+#[test]
+fn a_killed_run_is_finished_by_a_server_and_copied_by_the_same_command() {
+    let place = TestDir::new();
+    let (model, picture) = (checkpoint("layered"), golden("pictures/boat.png"));
+    let args = ["run", "decompose", &picture, "--model", &model, "--out", "out", "--layers", "2", "--steps", "150"];
+    let args = [&args[..], &["--resolution", "128", "--prompt", "a boat", "--seed", "7"]].concat();
+    let mut child = place.start(&args);
+    let id = blocking_until(|| {
+        let listed = place.json(&["jobs", "list", "--json"]);
+        let job = &listed["jobs"][0];
+        let is_there = job["progress"]["stage"] == "denoise";
+        if is_there { Ok(job["id"].as_str().unwrap().to_owned()) } else { Err(listed) }
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let server = Server::start(&place, &[("ACETATE__QWEN_IMAGE__MODEL_PATH", &model)]);
+    assert_eq!(server.succeeded(&id)["attempts"], 2);
+    server.stop();
+    let again = place.run(&args);
+    assert_eq!(again.code, Some(0), "{again:?}");
+    let told = format!("job {id} has already succeeded; returning its results");
+    assert!(again.stderr.contains(&told), "{}", again.stderr);
+    assert_eq!(place.manifest("out")["job"], id.as_str());
+    let files = names(&place.path("out"));
+    assert!(files.contains(&id) && files.contains(&"layer-02.png".to_owned()), "{files:?}");
+    // A result is there now: the next run is another job.
+    let next = place.run(&[&args[..], &["--json"]].concat());
+    assert!(next.code == Some(0) && !next.stdout.contains(&id), "{next:?}");
 }

@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use qwen_image::{
     Preset, Sampler,
     hub::{self, HubError, LoraSource},
+    models::lora::{LoraError, LoraFile},
     pipeline::{FEATHER, NUM_INFERENCE_STEPS},
 };
 
@@ -280,14 +281,20 @@ impl SamplingFlags {
                     let reason = format!("{}: {error}; give a .safetensors file, or ORG/NAME:FILE", lora.name);
                     JobError::invalid("--lora", reason)
                 })?;
-                if path.is_dir() {
+                let file = if path.is_dir() {
                     hub::lora_in_folder(&path).map_err(|error| match error {
                         HubError::LoraReference { reason, .. } => {
                             JobError::invalid("--lora", format!("{}: {reason}", lora.name))
                         }
                         other => JobError::from(other),
-                    })?;
-                }
+                    })?
+                } else {
+                    path.clone()
+                };
+                LoraFile::check(&file).map_err(|error| match error {
+                    error @ LoraError::Io { .. } => JobError::from(error),
+                    wrong => JobError::invalid("--lora", wrong.to_string()),
+                })?;
                 lora.name = path.display().to_string();
             }
             settings.allowed_loras.push(lora.name.clone());

@@ -34,14 +34,16 @@ impl LoraParam {
     /// A text if the strength is not a number from -100 to 100, or the name is empty.
     pub fn parse(text: &str) -> Result<Self, String> {
         let lora = match text.rsplit_once('=') {
-            Some((name, strength)) if !strength.ends_with(".safetensors") => Self {
-                name: name.to_owned(),
-                strength: strength.trim().parse().map_err(|_| format!("`{strength}` is not a strength, a number"))?,
-            },
+            Some((name, strength)) if !strength.ends_with(".safetensors") => {
+                Self { name: name.to_owned(), strength: strength.trim().parse().map_err(|_| not_a_strength(strength))? }
+            }
             _ => Self { name: text.to_owned(), strength: 1.0 },
         };
         if lora.name.trim().is_empty() {
-            return Err("names no LoRA; give a .safetensors file, ORG/NAME:FILE, or a name of the settings".to_owned());
+            return Err(
+                "names no LoRA; give a .safetensors file, ORG/NAME:FILE, or a name from qwen_image.allowed_loras"
+                    .to_owned(),
+            );
         }
         match lora.problem() {
             Some((_, reason)) => Err(reason),
@@ -60,6 +62,11 @@ impl LoraParam {
         }
         None
     }
+}
+
+fn not_a_strength(text: &str) -> String {
+    let (least, most) = LORA_STRENGTH.into_inner();
+    format!("`{text}` is not a strength; give a number from {least} to {most}, such as 0.8")
 }
 
 /// Checks the LoRAs of a request; `at` is the path of its parameters.

@@ -55,19 +55,27 @@ fn what_is_not_a_lora_is_refused_before_the_job_exists() {
         fs::create_dir_all(place.path("several")).unwrap();
         fs::copy(lora(), place.path("several").join(format!("{name}.safetensors"))).unwrap();
     }
+    fs::create_dir(place.path("empty")).unwrap();
+    fs::write(place.path("text.safetensors"), "# Nothing but text").unwrap();
+    let model = format!("{}/transformer/diffusion_pytorch_model.safetensors", checkpoint("layered"));
     for (given, told) in [
         ("", "names no LoRA; give a .safetensors file"),
         ("=1", "names no LoRA; give a .safetensors file"),
         ("./several", "--lora: ./several: the folder has 2 .safetensors files; name one of them"),
         ("nowhere.safetensors", "--lora: nowhere.safetensors: No such file"),
         ("nowhere", "is not a LoRA"),
-        ("style.safetensors=much", "is not a strength"),
+        ("./empty", "--lora: ./empty: the folder has no .safetensors file"),
+        ("text.safetensors", "/text.safetensors: is not a safetensors file, or only a part of one"),
+        ("/dev/zero", "--lora: /dev/zero: is a device, a pipe or a socket; give a .safetensors file"),
+        (&model, "is no LoRA: none of its"),
+        ("style.safetensors=much", "`much` is not a strength; give a number from -100 to 100, such as 0.8"),
         ("style.safetensors=1000", "is not a number from -100 to 100"),
     ] {
         let ran = decompose(&place, "out", &["--lora", given]);
-        assert!(ran.code != Some(0) && ran.stderr.contains(told), "{given}: {ran:?}");
+        assert!(ran.code == Some(2) && ran.stderr.contains(told), "{given}: {ran:?}");
         assert!(!place.path("out").join("manifest.json").exists());
     }
+    assert_eq!(place.json(&["jobs", "list", "--json"])["jobs"], Value::Array(Vec::new()));
     let ran = decompose(&place, "out", &["--preset", "lightning"]);
     assert!(ran.code != Some(0) && ran.stderr.contains("there is no Lightning LoRA for Qwen-Image-Layered"), "{ran:?}");
 }

@@ -180,7 +180,10 @@ pub fn lora_in_folder(folder: &Path) -> Result<PathBuf, HubError> {
         (Some(name), _) => Ok(folder.join(name)),
         (None, [one]) => Ok(folder.join(one)),
         (None, several) => {
-            let reason = format!("the folder has {} .safetensors files; name one of them", several.len());
+            let reason = match several.len() {
+                0 => "the folder has no .safetensors file".to_owned(),
+                count => format!("the folder has {count} .safetensors files; name one of them"),
+            };
             Err(HubError::LoraReference { text: folder.display().to_string(), reason })
         }
     }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    fs::File,
+    fs::{self, File},
     io::{self, Read},
     ops::Range,
     path::{Path, PathBuf},
@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{LoraError, scale::Scale};
+use super::{LoraError, keys::is_of_adapter, scale::Scale};
 
 /// The longest header; that of a LoRA with 10,000 tensors has 2 MB.
 const LONGEST_HEADER: u64 = 100 << 20;
@@ -49,11 +49,20 @@ impl LoraFile {
     /// Reads and checks a safetensors file.
     ///
     /// # Errors
-    /// [`LoraError::Io`] if it cannot be read; [`LoraError::Invalid`] if it is not complete;
+    /// [`LoraError::Io`] if it cannot be read; [`LoraError::Invalid`] if it is not complete, or no LoRA;
     /// [`LoraError::InvalidTensor`] if its header contradicts itself.
     pub fn read(path: &Path) -> Result<Self, LoraError> {
-        let (bytes, sha256) = read_and_hash(path).map_err(|source| LoraError::Io { path: path.to_owned(), source })?;
-        Self::parse(path, bytes, sha256)
+        let (mut file, length) = open(path)?;
+        Self::read_from(path, &mut file, length)
+    }
+
+    /// Checks the header of a safetensors file, without reading its numbers.
+    ///
+    /// # Errors
+    /// Like [`LoraFile::read`].
+    pub fn check(path: &Path) -> Result<(), LoraError> {
+        let (mut file, length) = open(path)?;
+        Header::read(path, &mut file, length).map(drop)
     }
 
     /// The file's path.
@@ -81,48 +90,98 @@ impl LoraFile {
         Tensor::from_raw_buffer(&self.bytes[entry.range.clone()], entry.dtype, &entry.shape, device)
     }
 
-    fn parse(path: &Path, bytes: Vec<u8>, sha256: String) -> Result<Self, LoraError> {
-        let invalid = |reason: String| LoraError::Invalid { path: path.to_owned(), reason };
-        let not_safetensors = || invalid("is not a safetensors file, or only a part of one".to_owned());
-        let Some((length, rest)) = bytes.split_first_chunk() else { return Err(not_safetensors()) };
-        let length = u64::from_le_bytes(*length);
-        if length > LONGEST_HEADER {
-            return Err(not_safetensors());
+    /// `length` is that of the file. The header is checked before anything else is read.
+    fn read_from(path: &Path, file: &mut (impl Read + Send), length: u64) -> Result<Self, LoraError> {
+        let Header { bytes, entries, scale } = Header::read(path, file, length)?;
+        let (bytes, sha256) =
+            read_and_hash(file, bytes, length).map_err(|source| LoraError::Io { path: path.to_owned(), source })?;
+        if bytes.len() as u64 != length {
+            let reason = format!("has {} of {length} bytes now; it was changed while it was read", bytes.len());
+            return Err(LoraError::Invalid { path: path.to_owned(), reason });
         }
-        let length = length as usize;
-        let Some((header, data)) = rest.split_at_checked(length) else {
-            return Err(invalid("ends inside its header; the download is not complete".to_owned()));
-        };
-        let mut header: serde_json::Map<String, Value> =
-            serde_json::from_slice(header).map_err(|_| not_safetensors())?;
-        let metadata = header.remove("__metadata__");
-        let start = 8 + length;
-        let entries: BTreeMap<_, _> = header
-            .into_iter()
-            .map(|(key, value)| match AdapterTensor::parse(value, start, data.len()) {
-                Ok(entry) => Ok((key, entry)),
-                Err(reason) => Err(LoraError::InvalidTensor { path: path.to_owned(), key, reason }),
-            })
-            .collect::<Result<_, _>>()?;
         for (key, entry) in entries.iter().filter(|(_, entry)| entry.shape.len() > 1) {
             if let Some(at) = not_finite(&bytes[entry.range.clone()], entry.dtype) {
                 let reason = format!("has NaN or infinity as its number {at}; the file is damaged");
                 return Err(LoraError::InvalidTensor { path: path.to_owned(), key: key.clone(), reason });
             }
         }
-        let scale = Scale::of(metadata.as_ref(), path).map_err(invalid)?;
         Ok(Self { path: path.to_owned(), sha256, bytes, entries, scale })
     }
 }
 
-/// The contents of a file and their SHA-256.
-fn read_and_hash(path: &Path) -> io::Result<(Vec<u8>, String)> {
-    let mut file = File::open(path)?;
+/// Opens a regular file, and returns its length. Reading a device or a pipe may never end.
+fn open(path: &Path) -> Result<(File, u64), LoraError> {
+    let failed = |source| LoraError::Io { path: path.to_owned(), source };
+    // Checked before opening, because opening a pipe would wait for a writer.
+    let metadata = fs::metadata(path).map_err(failed)?;
+    if !metadata.is_file() {
+        let what = if metadata.is_dir() { "a folder" } else { "a device, a pipe or a socket" };
+        let reason = format!("is {what}; give a .safetensors file");
+        return Err(LoraError::Invalid { path: path.to_owned(), reason });
+    }
+    Ok((File::open(path).map_err(failed)?, metadata.len()))
+}
+
+/// What a file says about its numbers.
+struct Header {
+    /// The beginning of the file, up to the numbers.
+    bytes: Vec<u8>,
+    entries: BTreeMap<String, AdapterTensor>,
+    scale: Scale,
+}
+
+impl Header {
+    fn read(path: &Path, file: &mut impl Read, file_length: u64) -> Result<Self, LoraError> {
+        let invalid = |reason: String| LoraError::Invalid { path: path.to_owned(), reason };
+        let failed = |source| LoraError::Io { path: path.to_owned(), source };
+        let not_safetensors = || invalid("is not a safetensors file, or only a part of one".to_owned());
+        let mut bytes = Vec::new();
+        file.by_ref().take(8).read_to_end(&mut bytes).map_err(failed)?;
+        let Some(length) = bytes.first_chunk() else { return Err(not_safetensors()) };
+        let length = u64::from_le_bytes(*length);
+        if length > LONGEST_HEADER {
+            return Err(not_safetensors());
+        }
+        let ends_early = || invalid("ends inside its header; the download is not complete".to_owned());
+        let start = 8 + length;
+        let Some(data) = file_length.checked_sub(start) else { return Err(ends_early()) };
+        file.by_ref().take(length).read_to_end(&mut bytes).map_err(failed)?;
+        if bytes.len() as u64 != start {
+            return Err(ends_early());
+        }
+        let mut header: serde_json::Map<String, Value> =
+            serde_json::from_slice(&bytes[8..]).map_err(|_| not_safetensors())?;
+        let metadata = header.remove("__metadata__");
+        let entries: BTreeMap<_, _> = header
+            .into_iter()
+            .map(|(key, value)| match AdapterTensor::parse(value, start as usize, data as usize) {
+                Ok(entry) => Ok((key, entry)),
+                Err(reason) => Err(LoraError::InvalidTensor { path: path.to_owned(), key, reason }),
+            })
+            .collect::<Result<_, _>>()?;
+        if let Some(first) = entries.keys().next()
+            && !entries.keys().any(|key| is_of_adapter(key))
+        {
+            let reason = format!(
+                "is no LoRA: none of its {} tensors is one of an adapter, such as `...lora_A.weight`; the first is \
+                 `{first}`",
+                entries.len()
+            );
+            return Err(invalid(reason));
+        }
+        let scale = Scale::of(metadata.as_ref(), path).map_err(invalid)?;
+        Ok(Self { bytes, entries, scale })
+    }
+}
+
+/// The contents of a file of this length and their SHA-256; its beginning was read already.
+fn read_and_hash(file: &mut (impl Read + Send), begun: Vec<u8>, length: u64) -> io::Result<(Vec<u8>, String)> {
+    let mut left = file.take(length - begun.len() as u64);
     let (mut bytes, mut sha256) = (Vec::new(), Sha256::new());
-    bytes.try_reserve_exact(file.metadata()?.len() as usize)?;
-    let (mut part, mut next) = (Vec::new(), Vec::new());
+    bytes.try_reserve_exact(length as usize)?;
+    let (mut part, mut next) = (begun, Vec::new());
     loop {
-        let read = || file.by_ref().take(PART).read_to_end(&mut next);
+        let read = || left.by_ref().take(PART).read_to_end(&mut next);
         let (read, _) = rayon::join(read, || rayon::join(|| sha256.update(&part), || bytes.extend_from_slice(&part)));
         if read? == 0 {
             return Ok((bytes, hex::encode(sha256.finalize())));
@@ -195,18 +254,50 @@ mod tests {
     use super::*;
 
     fn parse(bytes: Vec<u8>) -> Result<LoraFile, LoraError> {
-        LoraFile::parse(Path::new("style.safetensors"), bytes, String::new())
+        LoraFile::read_from(Path::new("style.safetensors"), &mut &bytes[..], bytes.len() as u64)
     }
 
     #[test]
     fn a_file_is_hashed_while_it_is_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("x");
         for len in [0, 1, PART - 1, PART, PART + 1, 2 * PART + 7] {
             let content: Vec<u8> = (0..len).map(|index| (index / 3) as u8).collect();
-            std::fs::write(&path, &content).unwrap();
-            let (bytes, sha256) = read_and_hash(&path).unwrap();
-            assert!(bytes == content && sha256 == hex::encode(Sha256::digest(&content)), "{len}");
+            for begun in [0, content.len() / 3] {
+                let (begun, mut rest) = (content[..begun].to_vec(), &content[begun..]);
+                let (bytes, sha256) = read_and_hash(&mut rest, begun, len).unwrap();
+                assert!(bytes == content && sha256 == hex::encode(Sha256::digest(&content)), "{len}");
+            }
+        }
+    }
+
+    /// Reads at most the header, and panics when more is read.
+    struct OnlyHeader(Vec<u8>);
+
+    impl Read for OnlyHeader {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            assert!(!self.0.is_empty(), "the numbers were read");
+            let count = self.0.len().min(buffer.len());
+            buffer[..count].copy_from_slice(&self.0[..count]);
+            self.0.drain(..count);
+            Ok(count)
+        }
+    }
+
+    #[test]
+    fn what_is_no_lora_is_refused_by_its_header() {
+        let header = r#"{"model.w":{"dtype":"F32","shape":[1000000000],"data_offsets":[0,4000000000]}}"#;
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend_from_slice(header.as_bytes());
+        let length = bytes.len() as u64 + 4_000_000_000;
+        let error = LoraFile::read_from(Path::new("x.safetensors"), &mut OnlyHeader(bytes), length).unwrap_err();
+        let told = "x.safetensors: is no LoRA: none of its 1 tensors is one of an adapter";
+        assert!(error.to_string().starts_with(told), "{error}");
+        let folder = tempfile::tempdir().unwrap();
+        let error = LoraFile::read(folder.path()).unwrap_err().to_string();
+        assert!(error.ends_with(": is a folder; give a .safetensors file"), "{error}");
+        #[cfg(unix)]
+        {
+            let error = LoraFile::read(Path::new("/dev/zero")).unwrap_err().to_string();
+            assert_eq!(error, "/dev/zero: is a device, a pipe or a socket; give a .safetensors file");
         }
     }
 

@@ -56,7 +56,7 @@ enum ModelsCommand {
     /// names and shapes of the transformer's tensors and the main shapes of the others are compared with the
     /// configuration.
     ///
-    /// Of a file (.gguf or .safetensors), the header is read: the kind of model, whether all of its tensors are there,
+    /// For a file (.gguf or .safetensors), it reads the header: the kind of model, whether all of its tensors are there,
     /// their types, the checkpoint that it belongs to, and the memory that its weights need. A LoRA is read as a run
     /// reads it.
     #[command(after_help = "Example:\n  acetate models check models/layered-nano")]
@@ -183,6 +183,11 @@ fn pull(global: &GlobalArgs, config: &hub::HubConfig, model: &str, as_json: bool
 }
 
 fn check(folder: &std::path::Path, as_json: bool) -> Result<(), Failure> {
+    if !folder.exists() {
+        let model = folder.display().to_string();
+        let reason = models_file::NOTHING_THERE.to_owned();
+        return Err(JobError::ModelNotFound { model, reason }.into());
+    }
     let report = models::check(folder).map_err(|error| {
         let (model, reason) = (folder.display().to_string(), error.to_string());
         let reason = reason.strip_prefix(&format!("{model}: ")).unwrap_or(&reason).to_owned();

@@ -21,6 +21,10 @@ use super::{
 };
 use crate::job::JobError;
 
+/// Where a model may come from, for a folder or file that is not there.
+pub const NOTHING_THERE: &str =
+    "there is no such file or folder; `acetate models pull ID` downloads a model from the hub";
+
 /// How long there is no line about progress where there is no terminal.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
@@ -28,7 +32,8 @@ const LOG_EVERY: Duration = Duration::from_secs(10);
 #[command(after_help = "\
 Examples:
   acetate models convert Qwen-Image-Layered --to q4_k_m --out layered-Q4_K_M.gguf
-  acetate models convert Qwen-Image-Layered --part text-encoder --to fp8 --out text-encoder-fp8.safetensors")]
+  acetate models convert Qwen-Image-Layered --part text-encoder --to fp8 \\
+    --out text-encoder-fp8.safetensors")]
 pub struct ConvertArgs {
     /// The dense checkpoint: its folder, the folder of the part, or a file of the part
     #[arg(value_name = "DIR|FILE")]
@@ -160,7 +165,9 @@ fn invalid(path: &Path, error: &ModelError) -> JobError {
     let reason = error.to_string();
     let reason = reason.strip_prefix(&format!("{model}: ")).unwrap_or(&reason).to_owned();
     match error {
-        ModelError::NotFound { .. } => JobError::ModelNotFound { model, reason },
+        ModelError::NotFound { .. } => JobError::ModelNotFound { model, reason: NOTHING_THERE.to_owned() },
+        ModelError::Output { .. } => JobError::invalid("--out", error.to_string()),
+        ModelError::Write { path, reason } => JobError::storage(path.display().to_string(), reason.clone()),
         _ => JobError::ModelInvalid { model, reason },
     }
 }

@@ -41,6 +41,8 @@ impl From<Error> for JobError {
                 ModelError::Device(_)
                 | ModelError::NegativeBranch { .. }
                 | ModelError::Invalid { .. }
+                | ModelError::Output { .. }
+                | ModelError::Write { .. }
                 | ModelError::MixedForms { .. }
                 | ModelError::MissingTensor { .. }
                 | ModelError::WrongShape { .. }

@@ -34,7 +34,24 @@ fn a_checkpoint_is_converted_and_used() {
     );
     let again = place.run(&["models", "convert", &model, "--to", "q8_0", "--out", "layered.gguf"]);
     assert_eq!(again.code, Some(2));
-    assert!(again.stderr.contains("layered.gguf: exists"), "{}", again.stderr);
+    assert!(again.stderr.contains("--out: layered.gguf: exists"), "{}", again.stderr);
+    let spoiled = place.text("checkpoint");
+    fs::create_dir_all(place.path("checkpoint/transformer")).unwrap();
+    fs::write(place.path("checkpoint/model_index.json"), "{}").unwrap();
+    fs::write(place.path("checkpoint/transformer/config.json"), "{}").unwrap();
+    for (out, told) in [
+        ("nodir/x.gguf".to_owned(), "--out: nodir/x.gguf: the folder nodir does not exist"),
+        (format!("{spoiled}/transformer/x.gguf"), "is in the folder of a checkpoint"),
+    ] {
+        let ran = place.run(&["models", "convert", &model, "--to", "q8_0", "--out", &out]);
+        assert!(ran.code == Some(2) && ran.stderr.contains(told), "{}", ran.stderr);
+    }
+    for command in [&["models", "check", "Org/Name"][..], &["models", "convert", "Org/Name", "--to", "fp8", "-o", "x"]]
+    {
+        let ran = place.run(command);
+        let told = "Org/Name: there is no such file or folder; `acetate models pull ID` downloads a model from the hub";
+        assert!(ran.code == Some(2) && ran.stderr.contains(told), "{ran:?}");
+    }
     let unknown = place.run(&["models", "convert", &model, "--to", "iq4_xs", "--out", "x.gguf"]);
     assert!(unknown.code == Some(2) && unknown.stderr.contains("q4_k_m"), "{}", unknown.stderr);
     let text = ["--part", "text-encoder", "--to", "fp8", "--out", "text.safetensors", "--json"];

@@ -109,6 +109,8 @@ impl Error {
             ModelError::Lora(source) => Self::Lora(source),
             source @ (ModelError::NotFound { .. }
             | ModelError::Invalid { .. }
+            | ModelError::Output { .. }
+            | ModelError::Write { .. }
             | ModelError::MixedForms { .. }
             | ModelError::MissingTensor { .. }
             | ModelError::WrongShape { .. }

@@ -79,7 +79,10 @@ fn pipeline_of(folder: &Path) -> LoadResult<String> {
         return Err(ModelError::NotFound { path: folder.to_owned() });
     }
     if !folder.is_dir() {
-        return Err(ModelError::invalid(folder, "is a file; give the folder that contains model_index.json"));
+        return Err(ModelError::invalid(
+            folder,
+            "is not a folder; give the folder that contains model_index.json, or a file with weights",
+        ));
     }
     let index = folder.join("model_index.json");
     if !index.is_file() {

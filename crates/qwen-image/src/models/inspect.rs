@@ -203,7 +203,7 @@ pub(super) fn kind_of(tensors: &BTreeMap<String, RawTensor>, architecture: Optio
     } else if any("v.blk.0.") || any("mm.0.weight") {
         Some("the vision part of a text encoder (mmproj)")
     } else if any("blk.0.attn_q.weight") || any("model.layers.0.self_attn") {
-        Some("a language model without its vision part; without that, pictures in prompts are not seen")
+        Some("a language model without its vision part")
     } else if any("decoder.middle.0.residual") || any("decoder.mid_block") || any("decoder.conv_in.weight") {
         Some("a VAE")
     } else if any("blocks.0.self_attn.q.weight") {
@@ -213,10 +213,15 @@ pub(super) fn kind_of(tensors: &BTreeMap<String, RawTensor>, architecture: Optio
     };
     match (known, architecture) {
         (Some(known), _) => known.to_owned(),
+        (None, Some("qwen_image")) => {
+            "a `qwen_image` by its header, but has no `transformer_blocks.0.attn.add_q_proj.weight`; it is incomplete"
+                .into()
+        }
         (None, Some(architecture)) => format!("of architecture `{architecture}`"),
         (None, None) => {
             let first = tensors.keys().next().map_or("", String::as_str);
-            format!("of an unknown model ({} tensors, the first is `{first}`)", tensors.len())
+            let s = if tensors.len() == 1 { "" } else { "s" };
+            format!("of an unknown model ({} tensor{s}, the first is `{first}`)", tensors.len())
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::nn::{Linear, LowRank, RmsNorm, Source, Uploader, Weight};
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// There is no such folder or file.
-    #[error("{}: not found; a checkpoint is a folder in the diffusers layout, with a model_index.json", path.display())]
+    #[error("{}: not found; a checkpoint is a folder in diffusers' layout, with a model_index.json", path.display())]
     NotFound {
         /// Its path.
         path: PathBuf,
@@ -35,6 +35,22 @@ pub enum ModelError {
         /// Its path.
         path: PathBuf,
         /// What is wrong with it.
+        reason: String,
+    },
+    /// The name of a file to write is wrong.
+    #[error("{}: {reason}", path.display())]
+    Output {
+        /// Its path.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file cannot be written now, for instance because the disk is full.
+    #[error("{}: {reason}", path.display())]
+    Write {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
         reason: String,
     },
     /// A folder with the same weights in two forms.

@@ -23,7 +23,10 @@ use super::{
     files::find_files,
     weight_files::{Component, Form, StoredTensor, WeightFiles},
 };
-use crate::nn::{float8, quantize_blocks};
+use crate::{
+    hub::human_bytes,
+    nn::{float8, quantize_blocks},
+};
 
 /// The form to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +121,10 @@ pub fn convert(
         return Err(ModelError::invalid(source, reason));
     }
     if let Some(reason) = wrong_ending(target, out) {
-        return Err(ModelError::invalid(out, reason));
+        return Err(ModelError::Output { path: out.to_owned(), reason });
+    }
+    if let Some(reason) = spoils_checkpoint(out) {
+        return Err(ModelError::Output { path: out.to_owned(), reason });
     }
     if out.exists() {
         return Err(exists(out));
@@ -131,7 +137,31 @@ pub fn convert(
 }
 
 fn exists(out: &Path) -> ModelError {
-    ModelError::invalid(out, "exists; give another name, or remove it")
+    ModelError::Output { path: out.to_owned(), reason: "exists; give another name, or remove it".to_owned() }
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> ModelError {
+    ModelError::Write { path: path.to_owned(), reason: error.to_string() }
+}
+
+fn check_space(out: &Path, needed: u64, free: u64) -> LoadResult<()> {
+    if free >= needed {
+        return Ok(());
+    }
+    let reason = format!(
+        "needs {} more, but {} are free on the disk; make room and run the same command again, it continues",
+        human_bytes(needed),
+        human_bytes(free)
+    );
+    Err(ModelError::Write { path: out.to_owned(), reason })
+}
+
+/// A checkpoint whose folder has the weights in two forms is refused.
+fn spoils_checkpoint(out: &Path) -> Option<String> {
+    let folder = std::path::absolute(out).ok()?.parent()?.to_owned();
+    let is_part = folder.join("config.json").is_file() && folder.parent()?.join("model_index.json").is_file();
+    is_part
+        .then(|| "is in the folder of a checkpoint, which may have its weights only once; give another folder".into())
 }
 
 /// Programs choose the reader by a file's ending.
@@ -205,11 +235,21 @@ fn open(source: &Path, component: Component) -> LoadResult<WeightFiles> {
 }
 
 fn write(files: &WeightFiles, layout: &FileLayout, out: &Path, on_written: OnWritten<'_>) -> LoadResult<Converted> {
-    let fail = |path: &Path, error: &io::Error| ModelError::invalid(path, error.to_string());
+    let fail = |path: &Path, error: &io::Error| cannot_write(path, error);
     let mut name = out.as_os_str().to_owned();
     name.push(".part");
     let part = PathBuf::from(name);
     let total = layout.bytes();
+    let folder = part.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        let reason = format!("the folder {} does not exist", folder.display());
+        return Err(ModelError::Output { path: out.to_owned(), reason });
+    }
+    // Before any file is made.
+    if let Ok(free) = fs4::available_space(folder) {
+        let there = fs::metadata(&part).map_or(0, |part| part.len());
+        check_space(out, total.saturating_sub(there), free)?;
+    }
     let mut begun = part::open(&part)?;
     // Another conversion may have finished since.
     if out.exists() {
@@ -218,13 +258,6 @@ fn write(files: &WeightFiles, layout: &FileLayout, out: &Path, on_written: OnWri
     let first = begun.resume(files, layout).map_err(|error| fail(&part, &error))?;
     let file = &mut begun.file;
     let mut done = file.stream_position().map_err(|error| fail(&part, &error))?;
-    let folder = part.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if let Ok(free) = fs4::available_space(folder)
-        && free < total - done
-    {
-        let reason = format!("needs {} more bytes, but {free} are free on the disk", total - done);
-        return Err(ModelError::invalid(&part, reason));
-    }
     for item in &layout.items[first..] {
         if on_written(done, total).is_break() {
             return Err(ModelError::Cancelled);
@@ -271,3 +304,18 @@ fn is_in_block(name: &str, stored: &StoredTensor, component: Component) -> bool 
 
 /// The largest e4m3 number, by which a matrix is scaled.
 const LARGEST: f32 = float8::E4M3_MAX;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_by_its_missing_space() {
+        assert!(check_space(Path::new("x.gguf"), 5, 5).is_ok());
+        let error = check_space(Path::new("x.gguf"), 14_200_000, 4_200_000).unwrap_err();
+        assert!(matches!(error, ModelError::Write { .. }));
+        let told = "x.gguf: needs 14.2 MB more, but 4.2 MB are free on the disk; make room and run the same command \
+                    again, it continues";
+        assert_eq!(error.to_string(), told);
+    }
+}

@@ -24,12 +24,12 @@ pub(super) struct PartFile {
 /// Opens the file, or creates it.
 pub(super) fn open(path: &Path) -> LoadResult<PartFile> {
     let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-    let file = opened.map_err(|error| ModelError::invalid(path, error.to_string()))?;
+    let file = opened.map_err(|error| super::cannot_write(path, &error))?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let reason = "another conversion writes this file now; wait for it, or give another name";
-            return Err(ModelError::invalid(path, reason));
+            return Err(ModelError::Output { path: path.to_owned(), reason: reason.to_owned() });
         }
         // Some network file systems have no locks.
         Err(TryLockError::Error(error)) => {

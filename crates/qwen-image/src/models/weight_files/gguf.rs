@@ -82,8 +82,10 @@ pub fn read(path: &Path, raw: &mut Raw) -> LoadResult<()> {
     header.skip(4, "the magic")?;
     let version = header.u32("the version")?;
     if !(2..=3).contains(&version) {
-        let why = if version.swap_bytes() <= 3 { "is big-endian" } else { "is not supported" };
-        return Err(fail(format!("GGUF version {version:#x} {why}; convert it to version 3, little-endian")));
+        let is_big_endian = version.swap_bytes() <= 3;
+        let version = if is_big_endian { version.swap_bytes() } else { version };
+        let why = if is_big_endian { "is big-endian" } else { "is not supported" };
+        return Err(fail(format!("GGUF version {version} {why}; convert it to version 3, little-endian")));
     }
     let (tensors, keys) = (header.u64("the number of tensors")?, header.u64("the number of keys")?);
     // The smallest entry of each: a key has a length, a type and a value; a tensor has a length, dimensions, a type and

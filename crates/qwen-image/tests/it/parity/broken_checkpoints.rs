@@ -81,7 +81,7 @@ const SINGLE: &str = "transformer/diffusion_pytorch_model.safetensors";
 fn no_checkpoint_at_all() {
     let broken = Broken::new("layered");
     fs::remove_file(broken.path("model_index.json")).unwrap();
-    insta::assert_snapshot!(broken.decompose_error(), @"CHECKPOINT: not found; a checkpoint is a folder in the diffusers layout, with a model_index.json");
+    insta::assert_snapshot!(broken.decompose_error(), @"CHECKPOINT: not found; a checkpoint is a folder in diffusers' layout, with a model_index.json");
 }
 
 #[test]

@@ -23,7 +23,7 @@ impl MigrateArgs {
             let (place, migrated) = (jobs.place(), jobs.migrated());
             jobs.close().await;
             if self.json {
-                return output::json(&json!({ "place": place, "from": migrated.from, "to": migrated.to }));
+                return output::json(&json!({ "database": place, "from": migrated.from, "to": migrated.to }));
             }
             let to = migrated.to;
             output::line(&match migrated.from {

@@ -185,7 +185,7 @@ pub fn verdict(batch: &BatchId, summary: &BatchSummary) -> Result<(), Failure> {
 }
 
 pub fn no_such_batch(batch: &BatchId) -> JobError {
-    JobError::invalid("batch", format!("there is no batch `{batch}`"))
+    JobError::invalid("--batch", format!("there is no batch `{batch}`"))
 }
 
 /// `2 running, 1 failed, 12.3/min, 4 minutes left`.

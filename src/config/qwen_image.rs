@@ -32,7 +32,7 @@ pub struct QwenImage {
     #[serde(deserialize_with = "offload")]
     pub cpu_offload: CpuOffload,
     /// In bytes; 0: all free GPU memory.
-    #[serde(deserialize_with = "bytes")]
+    #[serde(deserialize_with = "memory")]
     pub vram_budget: u64,
     pub layer_num: u32,
     pub num_inference_steps: u32,
@@ -55,7 +55,7 @@ pub struct QwenImage {
     #[serde(deserialize_with = "unless_empty")]
     pub dtype: Option<ComputeDType>,
     /// In bytes; 0: all free memory.
-    #[serde(deserialize_with = "bytes")]
+    #[serde(deserialize_with = "memory")]
     pub memory_budget: u64,
     /// Absent: as the checkpoint says.
     #[serde(deserialize_with = "unless_empty")]
@@ -235,6 +235,16 @@ impl Scalar {
 
 fn offload<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<CpuOffload, D::Error> {
     parse_offload(&Scalar::deserialize(deserializer)?.into_text()).map_err(serde::de::Error::custom)
+}
+
+/// Like [`bytes`], but refuses a number that was meant in GiB.
+fn memory<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    match bytes(deserializer)? {
+        few @ 1..1_048_576 => Err(serde::de::Error::custom(format!(
+            "`{few}` is {few} bytes of memory; write the unit, for instance {few} GiB"
+        ))),
+        bytes => Ok(bytes),
+    }
 }
 
 pub(super) fn bytes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {

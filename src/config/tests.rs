@@ -53,12 +53,16 @@ fn offload_and_memory_are_written_in_several_ways() {
     };
     assert_eq!(read("").unwrap(), (CpuOffload::Auto, 0, 0));
     assert_eq!(read("cpu_offload = false\nvram_budget = \"20 GiB\"").unwrap(), (CpuOffload::Never, 20 << 30, 0));
-    let both = read("cpu_offload = \"sequential\"\nvram_budget = 5000\nmemory_budget = \"1.5GB\"").unwrap();
-    assert_eq!(both, (CpuOffload::Sequential, 5000, 1_500_000_000));
+    let both = read("cpu_offload = \"sequential\"\nvram_budget = 5000000\nmemory_budget = \"1.5GB\"").unwrap();
+    assert_eq!(both, (CpuOffload::Sequential, 5_000_000, 1_500_000_000));
     let environment = [("HOME", "/home/me"), ("ACETATE__QWEN_IMAGE__CPU_OFFLOAD", "true")];
     let loaded = with_file("", Environment::from_pairs(environment), None).unwrap();
     assert_eq!(loaded.config.qwen_image.cpu_offload, CpuOffload::Auto);
     assert!(read("cpu_offload = \"some\"").unwrap_err().contains("auto, none, model or sequential"));
+    for text in ["vram_budget = 20", "memory_budget = \"20\""] {
+        let told = "`20` is 20 bytes of memory; write the unit, for instance 20 GiB";
+        assert!(read(text).unwrap_err().contains(told), "{text}");
+    }
     assert!(read("vram_budget = \"20 bananas\"").unwrap_err().contains("bananas"));
     assert!(read("vram_budget = \"99999999999 GiB\"").unwrap_err().contains("99999999999 GiB"));
     let text = "[http]\nmax_upload_bytes = \"64 MiB\"\n[image]\nmax_bytes = \"1 GiB\"\nmax_memory = 4294967296\n";

@@ -36,7 +36,7 @@ pub struct Manifest {
     /// The variants in order, if there are several.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub variants: Vec<VariantRecord>,
-    /// The layer of an earlier job that it takes apart.
+    /// The layer of an earlier job that it splits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<ParentLayer>,
     /// The `resolution` of a decompose, even if the request had none.

@@ -10,7 +10,7 @@ pub const MOST_NESTED: u32 = 4;
 /// The words by which the decomposes of a job's layers are found, as if it were a label of theirs.
 pub const LAYER_OF: &str = "layer-of";
 
-/// The layer that a decompose takes apart.
+/// The layer that a decompose splits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ParentLayer {
     pub job: JobId,
@@ -42,14 +42,14 @@ impl InputRef {
 }
 
 impl JobRequest {
-    /// The layer of an earlier job that it takes apart, if it does.
+    /// The layer of an earlier job that it splits, if it does.
     pub fn parent_layer(&self) -> Option<ParentLayer> {
-        let takes_apart = self.task.kind() == JobKind::Decompose;
-        self.inputs.image.as_ref().filter(|_| takes_apart).and_then(InputRef::as_layer)
+        let splits = self.task.kind() == JobKind::Decompose;
+        self.inputs.image.as_ref().filter(|_| splits).and_then(InputRef::as_layer)
     }
 }
 
-/// The pictures of a request's `input`, which one of its fields has: `from` a layer to take apart, `image` one picture,
+/// The pictures of a request's `input`, which one of its fields has: `from` a layer to split, `image` one picture,
 /// `images` several.
 ///
 /// # Errors
@@ -67,7 +67,7 @@ pub fn pictures_of<T>(
             Err(JobError::invalid("input", "has both `from` and `images`; give one of them"))
         }
         (Some(_), ..) if kind != JobKind::Decompose => {
-            Err(JobError::invalid("input.from", format!("a {kind} takes no layer apart; name its picture as `image`")))
+            Err(JobError::invalid("input.from", "is for a decompose; name the picture as `image`"))
         }
         (Some(from), ..) if !is_layer(&from) => {
             let reason = "is a layer of an earlier job: {\"job\": ID, \"layer\": 2}, from 1";

@@ -51,7 +51,7 @@ pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
         }
         // Before jobs are dispatched again.
         if let Err(error) = restored::guard(&worker).await {
-            debug!(%error, "could not look how old the database is");
+            debug!(%error, "could not check the age of the database");
         }
         if due(looked, every) {
             looked = Some(Instant::now());
@@ -92,7 +92,7 @@ pub(super) async fn keep(worker: Worker, stop: CancellationToken) {
         }
     }
     if let Err(error) = worker.jobs.remove_worker(&worker.options.name.to_string()).await {
-        debug!(%error, "could not say that this worker leaves; others notice within 30 seconds");
+        debug!(%error, "could not report that this worker is stopping; others notice within 30 seconds");
     }
 }
 

@@ -95,7 +95,7 @@ async fn in_order(worker: &Worker, delivery: Delivery, control: &JobControl) -> 
                 Claim::NotBefore(at) => delivery.again_at(*at).await,
                 Claim::Held { until, .. } => delivery.again_at(*until).await,
                 Claim::OnHold(hold) => {
-                    debug!(?hold, "a job must wait; its dispatch is back in the database");
+                    debug!(?hold, "a job must wait; it waits in the database");
                     delivery.ack().await;
                 }
                 Claim::Taken(_) | Claim::Ended(_) | Claim::Unknown | Claim::Conflict(_) => delivery.ack().await,
@@ -274,7 +274,7 @@ async fn settle(
     made: Result<AttemptResult, JobError>,
     control: &JobControl,
 ) -> Result<Fenced<JobRow>, JobError> {
-    // Neither an end nor an event: both are for whoever has the job now.
+    // Neither an end nor an event: both are for the worker that has the job now.
     if control.why() == Some(StopReason::Lost) {
         return Ok(Fenced::Lost);
     }

@@ -155,8 +155,9 @@ impl QwenImagePipeline {
         Ok(self.call(&wanted, callbacks, run)?.1)
     }
 
-    /// Edits one layer by an instruction. The model sees its colors. Its alpha and its size are kept exactly, unless
-    /// `options.output_size` is [`crate::OutputSize::Model`].
+    /// Edits one layer by an instruction. The model sees its colors. Its size is kept unless
+    /// `options.output_size` is [`crate::OutputSize::Model`], its alpha unless `options.alpha` is
+    /// [`crate::AlphaMode::Grow`].
     ///
     /// # Errors
     /// [`Error::Invalid`] if an option is out of bounds; [`Error::Hub`], [`Error::Model`] and [`Error::TooLarge`] if

@@ -303,7 +303,11 @@ async fn left_out(
     }
     if left.is_empty() {
         let states = summary.states.iter().filter(|(state, _)| *state != JobState::Queued);
-        left.extend(states.map(|(state, jobs)| format!("{} {state}", are(*jobs))));
+        left.extend(states.map(|(state, jobs)| match (state, *jobs) {
+            (JobState::Succeeded, 1) => "1 has succeeded".to_owned(),
+            (JobState::Succeeded, jobs) => format!("{jobs} have succeeded"),
+            (state, jobs) => format!("{} {state}", are(jobs)),
+        }));
     }
     let waiting = before.in_state(JobState::Queued);
     if queued == 0 && waiting > 0 {

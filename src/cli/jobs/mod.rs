@@ -64,7 +64,7 @@ enum JobsCommand {
     Show(OneArgs),
     /// Show what happened to a job, in order: who submitted, cancelled or retried it, and its attempts
     ///
-    /// Also of a job that was deleted, for audit.keep_days.
+    /// Works for deleted jobs, too, as long as audit.keep_days.
     History(HistoryArgs),
     /// Wait for a job or a batch to end, and show the progress; for a batch also the rate and the time left
     #[command(after_help = "Examples:\n  acetate jobs watch last\n  acetate jobs watch --batch posters")]

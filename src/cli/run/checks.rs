@@ -101,7 +101,11 @@ pub fn check_models(loaded: &LoadedConfig, task: &Task) -> Result<(), JobError> 
         ("qwen_image.text_encoder_path", text_encoder, decomposes || edits),
     ] {
         let Some(file) = file.filter(|file| used && !file.is_file()) else { continue };
-        let problem = if file.is_dir() { "it is a folder" } else { "there is no such file" };
+        let problem = match file.metadata() {
+            Ok(metadata) if metadata.is_dir() => "it is a folder",
+            Ok(_) => "it is not a regular file",
+            Err(_) => "there is no such file",
+        };
         let reason = format!("{problem}; give a .gguf or .safetensors file on this machine");
         let error = JobError::ModelNotFound { model: file.display().to_string(), reason };
         return Err(from_setting(loaded, key, error));

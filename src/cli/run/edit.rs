@@ -21,8 +21,10 @@ use crate::{
 #[command(after_help = "\
 Examples:
   acetate run edit out/scene/layer-02.png --instruction \"Make it green\" --out green
-  acetate run edit scene.png --instruction \"Open the window\" --region 420,180,160,200 --out out/window
-  acetate run edit scene.png --instruction \"Make it ink\" --lora ink.safetensors=0.8 --out out/ink")]
+  acetate run edit scene.png --instruction \"Open the window\" --region 420,180,160,200 \\
+    --out out/window
+  acetate run edit scene.png --instruction \"Make it ink\" --lora ink.safetensors=0.8 \\
+    --out out/ink")]
 pub struct EditArgs {
     /// One to three pictures: the last one is edited, the others are references. A file, or job:ID:LAYER for a layer
     /// of an earlier job

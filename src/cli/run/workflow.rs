@@ -36,7 +36,7 @@ pub struct WorkflowArgs {
     /// The same as --transformer, for the edit model
     #[arg(long, value_name = "FILE", help_heading = "Model")]
     edit_transformer: Option<PathBuf>,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Edits")]
     params: WorkflowFlags,
     #[command(flatten)]
     sampling: SamplingFlags,

@@ -30,10 +30,10 @@ use flags::SubmitFlags;
 
 const DECOMPOSE: &str = "Examples:
   acetate submit decompose --input s3://in/scene.png --output s3://out/ --layers 4
-  acetate submit decompose --from posters/ --batch posters --wait";
+  acetate submit decompose --from posters/ --batch posters --output layers --wait";
 const EDIT: &str = "Example:
-  acetate submit edit --input job:018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21:2 --instruction \"Make it green\" \\
-    --output s3://out/";
+  acetate submit edit --input job:018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21:2 \\
+    --instruction \"Make it green\" --output s3://out/";
 const COMPOSITE: &str = "Example:
   acetate submit composite --input s3://in/back.png --input s3://in/front.png --output s3://out/";
 const WORKFLOW: &str = "Example:

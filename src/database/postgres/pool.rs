@@ -227,7 +227,7 @@ impl Connections {
         }
     }
 
-    /// Says that a statement takes long: whoever waits for a command should know what for.
+    /// Says that a statement takes long, so that the user of a command knows what it waits for.
     async fn with_wait_log<T>(&self, done: impl Future<Output = T>) -> T {
         let mut done = pin!(done);
         match timeout(SAY_AFTER, &mut done).await {

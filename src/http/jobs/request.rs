@@ -77,7 +77,7 @@ pub struct SubmitBody {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InputBody {
-    /// Of a decompose: the layer of an earlier job that it takes apart. It is the same as `image`.
+    /// For a decompose: the layer of an earlier job to split. It is the same as `image`.
     #[serde(default)]
     pub from: Option<InputView>,
     #[serde(default)]

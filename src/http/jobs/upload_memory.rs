@@ -122,7 +122,7 @@ mod tests {
         small.next().await.unwrap().unwrap();
         let error = small.next().await.unwrap().unwrap_err();
         assert_eq!(is_full(&error).as_deref(), Some("too many uploads at once; try again"));
-        // Whoever is done makes room, and the rest of its body, which is discarded, takes none.
+        // An upload that is done makes room, and the rest of its body, which is discarded, takes none.
         drop(first);
         for _ in 0..7 {
             large.next().await.unwrap().unwrap();

@@ -228,6 +228,6 @@ function fidelityInWords({ psnr, max_error, model, output, model_psnr, model_max
   if (size(output) !== size(model)) parts.push(`As the model made them, at ${size(model)}: ${error(model_psnr, model_max_error)}.`);
   const areas = layers.map(({ layer, area, empty }) => `layer ${layer} ${empty ? 'is empty' : `${(100 * area).toFixed(1)} %`}`);
   parts.push(`Area: ${areas.join(', ')}.`);
-  if (quality === 'low') parts.push('The quality is low: below the least ratio that was asked for.');
+  if (quality === 'low') parts.push('The quality is low: below the requested minimum PSNR.');
   return parts.join(' ');
 }

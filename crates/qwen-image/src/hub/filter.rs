@@ -12,7 +12,7 @@ const ENDINGS: [&str; 4] = [".json", ".safetensors", ".txt", ".jinja"];
 const MOST_LISTED: usize = 10;
 const PICKLES: [&str; 6] = [".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"];
 
-/// Only the diffusers layout: no READMEs, no pictures, no pickles, no fp16 variants of the weights.
+/// Only diffusers' layout: no READMEs, no pictures, no pickles, no fp16 variants of the weights.
 pub fn diffusers_files(path: &str) -> bool {
     match path.split_once('/') {
         None => matches!(path, INDEX | "acetate.json"),

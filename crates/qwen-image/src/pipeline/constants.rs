@@ -159,8 +159,11 @@ impl Constants {
         let (least, most) = (*constants.layers.start(), *constants.layers.end());
         if !LAYERS.contains(&most) || least > most {
             let (first, last) = LAYERS.into_inner();
-            let reason =
-                format!("`min_layers` {least} and `max_layers` {most} are not from {first} to {last} in order");
+            let reason = if least > most {
+                format!("`min_layers` ({least}) is more than `max_layers` ({most})")
+            } else {
+                format!("`max_layers` ({most}) is not from {first} to {last}")
+            };
             return Err(ModelError::invalid(path, reason));
         }
         let areas = [constants.condition_area, constants.vae_area];

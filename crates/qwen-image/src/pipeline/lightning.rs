@@ -73,8 +73,9 @@ fn is_full(transformer: &Path) -> LoadResult<bool> {
 fn other_steps(made_for: &[u32], steps: u32) -> Error {
     let made_for: Vec<_> = made_for.iter().map(u32::to_string).collect();
     let reason = format!(
-        "{steps} steps, but this model's Lightning LoRA is made for {}; use that number, or name another LoRA",
-        made_for.join(" or ")
+        "asks for {steps} steps, but this model's Lightning LoRA is made for {made_for}; give {made_for} steps, or name \
+         another LoRA",
+        made_for = made_for.join(" or ")
     );
     Error::invalid("lightning", reason)
 }

@@ -182,7 +182,7 @@ async fn migrating_is_a_command_of_its_own() {
     assert!(listed.code == Some(1) && listed.stderr.contains("acetate migrate"), "{listed:?}");
     let done = world.json(&["migrate", "--json"]).await;
     assert_eq!(done["from"], 0);
-    assert!(done["place"].as_str().unwrap().starts_with("postgres://") && done["to"].as_u64() >= Some(4), "{done}");
+    assert!(done["database"].as_str().unwrap().starts_with("postgres://") && done["to"].as_u64() >= Some(4), "{done}");
     let again = world.run(&["migrate"]).await;
     assert!(again.code == Some(0) && again.stdout.contains("up to date"), "{again:?}");
     assert_eq!(world.run(&["jobs", "list"]).await.code, Some(0));

@@ -92,7 +92,7 @@ impl Pair {
     /// Improves a map until it fits best. None if the pictures do not determine one.
     ///
     /// S. Baker and I. Matthews, "Lucas-Kanade 20 Years On" (2004): inverse compositional Gauss-Newton steps, the
-    /// pixels weighted anew in each (Geman and McClure), so that those that changed have no say.
+    /// pixels weighted anew in each (Geman and McClure), so that those that changed are ignored.
     pub fn improve(&self, mut map: Affine) -> Option<Affine> {
         let (width, height) = (self.fixed.width, self.fixed.height);
         for _ in 0..ITERATIONS {

@@ -1,7 +1,7 @@
 //! Finds out how an edited picture has moved against its source, and moves it back.
 //!
 //! Edit models zoom and shift what they were not asked to change by some pixels. [`Drift::of`] measures that by phase
-//! correlation and an affine fit over several sizes, in which the pixels that changed have no say; [`Drift::undo`]
+//! correlation and an affine fit over several sizes, in which pixels that changed are ignored; [`Drift::undo`]
 //! resamples the picture once.
 
 mod affine;

@@ -172,7 +172,7 @@ mod tests {
         fn check(command: &clap::Command, path: &str, without: &mut Vec<String>) {
             let path = format!("{path} {}", command.get_name());
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            for line in help.lines().filter(|line| line.contains("acetate ")) {
+            for line in help.lines().filter(|line| line.starts_with("  acetate ")) {
                 // Terminals break longer lines, which cannot be copied then.
                 assert!(line.len() <= 98, "{path}: {line}");
             }

@@ -1,4 +1,4 @@
-//! `acetate export`: writes the layers of a result as one file for other programs.
+//! `acetate export`: writes the layers of a result, or their composite, as one file for other programs.
 
 use std::{
     io::{Cursor, IsTerminal},
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     app::{NestedResult, Submitter},
     config::LoadedConfig,
-    image::{DecodeLimits, ExportError, ExportFormat, Sheet, Stack},
+    image::{DecodeLimits, ExportError, ExportFormat, Exported, Sheet, Stack},
     job::{BatchId, JobError, JobId, JobState, Manifest},
     store::{ObjectKey, ResultFiles, io_error},
 };
@@ -31,10 +31,14 @@ use crate::{
 #[command(after_help = "\
 The file contains every layer of the result, with its name and position. It does not contain
 layer-00.png, the whole picture as the model regenerates it; only a ZIP has that, and the manifest.
+A PPTX has one slide of the picture's shape, on which each layer can be moved. WebP (lossless) and
+JPEG (quality 95, on white where it is transparent) are the composite of the layers.
 
 Examples:
   acetate export out/scene --out scene.psd
   acetate export last --out scene.ora
+  acetate export last --out scene.pptx
+  acetate export last --out scene.webp
   acetate export out/scene --format zip --out - | ssh host 'cat > scene.zip'
   acetate export --batch posters --out psd/")]
 pub struct ExportLayersArgs {
@@ -45,7 +49,8 @@ pub struct ExportLayersArgs {
     /// picture. Run again, it writes those that are missing
     #[arg(long, value_name = "NAME")]
     batch: Option<BatchId>,
-    /// zip, ora (OpenRaster: Krita) or psd (Photoshop, GIMP) [default: the extension of --out; with --batch: psd]
+    /// zip, ora (OpenRaster: Krita), psd (Photoshop, GIMP) or pptx (PowerPoint); or webp or jpg for one picture
+    /// [default: the extension of --out; with --batch: psd]
     #[arg(long)]
     format: Option<ExportFormat>,
     /// Of a job with variants: which one, from 1 [default: 1]. A ZIP also has the pictures of the others
@@ -86,14 +91,16 @@ impl ExportLayersArgs {
         if self.to_stdout() {
             return to_stdout(&stack, format, &limits);
         }
-        let size = write(&stack, format, &limits, &self.out)?;
-        self.report(format, &manifest, &stack, size)
+        let written = write(&stack, format, &limits, &self.out)?;
+        self.report(format, &manifest, &stack, written)
     }
 
     fn format(&self) -> Result<ExportFormat, Failure> {
         self.format.or_else(|| ExportFormat::of_path(&self.out)).ok_or_else(|| {
             let out = self.out.display();
-            Failure::Usage(format!("--out: `{out}` does not end in .zip, .ora or .psd; give --format"))
+            Failure::Usage(format!(
+                "--out: `{out}` does not end in .zip, .ora, .psd, .pptx, .webp or .jpg; give --format"
+            ))
         })
     }
 
@@ -150,7 +157,13 @@ impl ExportLayersArgs {
         Ok(made?)
     }
 
-    fn report(&self, format: ExportFormat, manifest: &Manifest, stack: &Stack, size: u64) -> Result<(), Failure> {
+    fn report(
+        &self,
+        format: ExportFormat,
+        manifest: &Manifest,
+        stack: &Stack,
+        (size, note): (u64, Option<&str>),
+    ) -> Result<(), Failure> {
         if self.json {
             let listed = |sheet: &Sheet| {
                 let Sheet { name, file, opacity, visible, .. } = sheet;
@@ -161,6 +174,7 @@ impl ExportLayersArgs {
                 "format": format.as_str(),
                 "file": self.out.display().to_string(),
                 "size": size,
+                "note": note,
                 "layers": stack.sheets.iter().map(listed).collect::<Vec<_>>(),
             }));
         }
@@ -168,7 +182,8 @@ impl ExportLayersArgs {
             1 => "1 layer".to_owned(),
             count => format!("{count} layers"),
         };
-        output::line(&format!("{}  {layers}, {}", self.out.display(), output::size(size)))
+        output::line(&format!("{}  {layers}, {}", self.out.display(), output::size(size)))?;
+        note.map_or(Ok(()), |note| output::line(&format!("note      {note}")))
     }
 }
 
@@ -181,13 +196,13 @@ async fn published(submitter: &Submitter, id: JobId) -> Result<ResultFiles, JobE
     ResultFiles::published(store, ObjectKey::parse(&result.manifest)?).await
 }
 
-/// Writes the layers of a result as one file; returns its size in bytes.
+/// Writes the layers of a result as one file; returns its size in bytes and what is to be noted about it.
 pub async fn write_result(
     files: &ResultFiles,
     format: ExportFormat,
     limits: &DecodeLimits,
     path: &Path,
-) -> Result<u64, JobError> {
+) -> Result<(u64, Option<&'static str>), JobError> {
     let stack = Stack::of_result(&files.manifest, files.read_all().await?, None)?;
     write(&stack, format, limits, path)
 }
@@ -195,20 +210,33 @@ pub async fn write_result(
 /// The formats need a file that can be written anywhere, so it is made in memory first.
 fn to_stdout(stack: &Stack, format: ExportFormat, limits: &DecodeLimits) -> Result<(), Failure> {
     let failed = |error: std::io::Error| io_error(Path::new("standard output"), "write the export", error);
-    let bytes = stack.write(format, limits, Cursor::new(Vec::new())).map_err(|error| match error {
+    let Exported { out, note } = stack.write(format, limits, Cursor::new(Vec::new())).map_err(|error| match error {
         ExportError::Stack(error) => error,
         ExportError::Write(error) => failed(error),
     })?;
-    output::verbatim(bytes.get_ref())
+    output::verbatim(out.get_ref())?;
+    if let Some(note) = note {
+        output::error(&format!("note: {note}"));
+    }
+    Ok(())
 }
 
-/// Replaces a file, but nothing else.
-fn write(stack: &Stack, format: ExportFormat, limits: &DecodeLimits, path: &Path) -> Result<u64, JobError> {
+/// Replaces a file, but nothing else; returns its size in bytes and what is to be noted about it.
+fn write(
+    stack: &Stack,
+    format: ExportFormat,
+    limits: &DecodeLimits,
+    path: &Path,
+) -> Result<(u64, Option<&'static str>), JobError> {
     const ACTION: &str = "write the export";
-    OutFile { flag: "--out", path, replaces: Replaceable::All }.write(ACTION, |file| {
-        stack.write(format, limits, file).map_err(|error| match error {
+    let mut note = None;
+    let size = OutFile { flag: "--out", path, replaces: Replaceable::All }.write(ACTION, |file| {
+        let exported = stack.write(format, limits, file).map_err(|error| match error {
             ExportError::Stack(error) => error,
             ExportError::Write(error) => io_error(path, ACTION, error),
-        })
-    })
+        })?;
+        note = exported.note;
+        Ok(exported.out)
+    })?;
+    Ok((size, note))
 }

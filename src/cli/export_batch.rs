@@ -62,6 +62,7 @@ async fn all(
     each(submitter, batch, |row| *stems.entry(stem(&row)).or_default() += 1).await?;
     let limits = DecodeLimits::from(&loaded.config.image);
     let (mut written, mut known, mut failures) = (0_u64, 0_u64, BTreeMap::<String, String>::new());
+    let mut notes = BTreeMap::<&str, u64>::new();
     let mut sweep = Sweep::start(global, "exporting", summary.in_state(JobState::Succeeded));
     let mut after = None;
     'pages: loop {
@@ -78,7 +79,10 @@ async fn all(
                 known += 1;
             } else {
                 match one(submitter, row, wish.format, &limits, &path).await {
-                    Ok(()) => written += 1,
+                    Ok(note) => {
+                        written += 1;
+                        note.into_iter().for_each(|note| *notes.entry(note).or_default() += 1);
+                    }
                     Err(error) => {
                         output::error(&format!("{}: {error}", path.display()));
                         failures.insert(path.display().to_string(), error.to_string());
@@ -96,7 +100,7 @@ async fn all(
     if wish.json {
         output::json(&json!({
             "batch": batch, "out": out.display().to_string(), "written": written, "known": known, "failures": failures,
-            "not_succeeded": left,
+            "not_succeeded": left, "notes": notes,
         }))?;
     } else {
         let left = match left {
@@ -106,6 +110,9 @@ async fn all(
         };
         let failed = if failures.is_empty() { String::new() } else { format!(", {} failed", failures.len()) };
         output::line(&format!("{}: {written} written, {known} already there{failed}{left}", out.display()))?;
+        for (note, times) in &notes {
+            output::line(&format!("note      {note} ({})", output::count(*times, "file")))?;
+        }
     }
     match (stopped, failures.len() as u64) {
         (true, _) => {
@@ -127,19 +134,20 @@ async fn each(submitter: &Submitter, batch: &BatchId, mut visit: impl FnMut(JobR
     }
 }
 
+/// Writes a file; returns what is to be noted about it.
 async fn one(
     submitter: &Submitter,
     row: &JobRow,
     format: ExportFormat,
     limits: &DecodeLimits,
     path: &Path,
-) -> Result<(), JobError> {
+) -> Result<Option<&'static str>, JobError> {
     let Some(result) = &row.published else {
         return Err(JobError::database(format!("job {} has succeeded without a result", row.id())));
     };
     let store = submitter.stores.at_root(result.root.as_deref())?;
     let files = ResultFiles::published(store, ObjectKey::parse(&result.manifest)?).await?;
-    export::write_result(&files, format, limits, path).await.map(drop)
+    Ok(export::write_result(&files, format, limits, path).await?.1)
 }
 
 /// The name of a job's first picture without its extension, as a file name; else the job's id.

@@ -73,7 +73,7 @@ enum Command {
     Audit(audit::AuditArgs),
     /// Show, pause, resume or drain the queue
     Queue(queue::QueueArgs),
-    /// Write the layers of a result as one file: ZIP, OpenRaster (Krita) or PSD (Photoshop, GIMP)
+    /// Write the layers of a result as one file: ZIP, OpenRaster (Krita), PSD (Photoshop, GIMP), PPTX, WebP or JPEG
     Export(export::ExportLayersArgs),
     /// List, download, check or convert models
     Models(models::ModelsArgs),

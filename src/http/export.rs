@@ -1,4 +1,4 @@
-//! Exports layers as one file: those of a job, or any arrangement of pictures.
+//! Exports layers, or their composite, as one file: those of a job, or any arrangement of pictures.
 
 use std::{io::Cursor, ops::RangeInclusive};
 
@@ -32,7 +32,7 @@ use crate::{
 /// Exports change when a layer is taken apart.
 const ASK_AGAIN: &str = "private, no-cache";
 
-pub const FORMATS: [ExportFormat; 3] = ExportFormat::ALL;
+pub const FORMATS: [ExportFormat; 6] = ExportFormat::ALL;
 
 /// Exports layers as one file.
 const LAYERS: RangeInclusive<usize> = COMPOSITE_IMAGES;
@@ -77,6 +77,45 @@ pub async fn psd(
     headers: HeaderMap,
 ) -> Answer<Response> {
     of_job(&api, id, ExportFormat::Psd, asked.variant, &headers).await
+}
+
+/// Export the layers of a job for PowerPoint, as pictures on one slide
+#[utoipa::path(get, path = "/v1/jobs/{id}/export.pptx", tag = "pictures", operation_id = "export_pptx", params(("id" = JobId, Path), VariantQuery),
+    responses((status = 200, description = "The layers as PPTX", body = inline(Binary), content_type = "application/vnd.openxmlformats-officedocument.presentationml.presentation"), (status = 206, description = "A part (`Range`)"), (status = 304, description = "Not modified (`If-None-Match`)"),
+        (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
+pub async fn pptx(
+    State(api): State<Api>,
+    Id(id): Id,
+    QueryParams(asked): QueryParams<VariantQuery>,
+    headers: HeaderMap,
+) -> Answer<Response> {
+    of_job(&api, id, ExportFormat::Pptx, asked.variant, &headers).await
+}
+
+/// Export the composite of a job's layers as lossless WebP
+#[utoipa::path(get, path = "/v1/jobs/{id}/export.webp", tag = "pictures", operation_id = "export_webp", params(("id" = JobId, Path), VariantQuery),
+    responses((status = 200, description = "The composite as WebP", body = inline(Binary), content_type = "image/webp"), (status = 206, description = "A part (`Range`)"), (status = 304, description = "Not modified (`If-None-Match`)"),
+        (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
+pub async fn webp(
+    State(api): State<Api>,
+    Id(id): Id,
+    QueryParams(asked): QueryParams<VariantQuery>,
+    headers: HeaderMap,
+) -> Answer<Response> {
+    of_job(&api, id, ExportFormat::Webp, asked.variant, &headers).await
+}
+
+/// Export the composite of a job's layers as JPEG
+#[utoipa::path(get, path = "/v1/jobs/{id}/export.jpg", tag = "pictures", operation_id = "export_jpg", params(("id" = JobId, Path), VariantQuery),
+    responses((status = 200, description = "The composite as JPEG, on white where it is transparent", body = inline(Binary), content_type = "image/jpeg"), (status = 206, description = "A part (`Range`)"), (status = 304, description = "Not modified (`If-None-Match`)"),
+        (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
+pub async fn jpg(
+    State(api): State<Api>,
+    Id(id): Id,
+    QueryParams(asked): QueryParams<VariantQuery>,
+    headers: HeaderMap,
+) -> Answer<Response> {
+    of_job(&api, id, ExportFormat::Jpeg, asked.variant, &headers).await
 }
 
 /// Of a job with variants: which one.
@@ -131,6 +170,9 @@ enum Format {
     Zip,
     Ora,
     Psd,
+    Pptx,
+    Webp,
+    Jpg,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -176,11 +218,13 @@ fn shown() -> bool {
 
 /// Export a stack of pictures as one file
 ///
-/// The pictures may come from any jobs, uploads and addresses; each has a name, an opacity and a visibility.
+/// The pictures may come from any jobs, uploads and addresses; each has a name, an opacity and a visibility. WebP and
+/// JPEG are the composite of the visible ones, JPEG on white where it is transparent.
 #[utoipa::path(post, path = "/v1/export", tag = "pictures", operation_id = "export_stack", request_body = StackBody,
     responses(
         (status = 200, description = "The stack in the requested format", content(
-            (inline(Binary) = "application/zip"), (inline(Binary) = "image/openraster"), (inline(Binary) = "image/vnd.adobe.photoshop"))),
+            (inline(Binary) = "application/zip"), (inline(Binary) = "image/openraster"), (inline(Binary) = "image/vnd.adobe.photoshop"),
+            (inline(Binary) = "application/vnd.openxmlformats-officedocument.presentationml.presentation"), (inline(Binary) = "image/webp"), (inline(Binary) = "image/jpeg"))),
         (status = "default", description = "The error", body = Problem, content_type = "application/problem+json")))]
 pub async fn stack(
     State(api): State<Api>,
@@ -200,6 +244,9 @@ pub async fn stack(
         Format::Zip => ExportFormat::Zip,
         Format::Ora => ExportFormat::Ora,
         Format::Psd => ExportFormat::Psd,
+        Format::Pptx => ExportFormat::Pptx,
+        Format::Webp => ExportFormat::Webp,
+        Format::Jpg => ExportFormat::Jpeg,
     };
     let bytes = write(&api, Stack { sheets, beside: Vec::new() }, format).await?;
     let response = ([(header::CONTENT_TYPE, HeaderValue::from_static(format.media_type()))], bytes).into_response();
@@ -274,7 +321,7 @@ async fn write(api: &Api, stack: Stack, format: ExportFormat) -> Answer<Vec<u8>>
     let _turn = api.uploads.acquire().await;
     let written = tokio::task::spawn_blocking(move || stack.write(format, &limits, Cursor::new(Vec::new()))).await;
     match written {
-        Ok(Ok(file)) => Ok(file.into_inner()),
+        Ok(Ok(made)) => Ok(made.out.into_inner()),
         Ok(Err(ExportError::Stack(error))) => Err(error.into()),
         Ok(Err(ExportError::Write(error))) => {
             Err(JobError::Busy { reason: format!("the file could not be made: {error}") }.into())

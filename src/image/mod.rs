@@ -29,7 +29,7 @@ mod trim;
 pub use bounding_box::bounding_box;
 use decode::is_plain;
 pub use decode::{Decoded, PictureInfo, decode, probe};
-pub use export::{ExportError, ExportFormat, Group, Sheet, Stack};
+pub use export::{ExportError, ExportFormat, Exported, Group, Sheet, Stack};
 pub use fit::{Background, fitted};
 pub use limits::DecodeLimits;
 pub use mask::mask_of_transparency;

@@ -184,6 +184,11 @@ test('the stack can be downloaded as arranged', async () => {
   assert.ok(ora.bytes.subarray(0, 60).toString().includes('image/openraster'));
   const stack = ora.bytes.toString();
   assert.match(stack, /name="Étoile" src="data\/layer-04.png"[^>]*opacity="0.4"/);
+  const slide = await take('PowerPoint');
+  assert.equal(slide.name, 'scene.pptx');
+  assert.ok(slide.bytes.includes('ppt/slides/slide1.xml') && slide.bytes.includes('name="Étoile"'));
+  assert.equal((await take('WebP')).bytes.subarray(8, 12).toString(), 'WEBP');
+  assert.equal((await take('JPEG')).bytes.readUint16BE(), 0xffd8);
   const zip = await take('ZIP');
   assert.ok(zip.bytes.includes('composite.png') && zip.bytes.includes('edited.png'));
 

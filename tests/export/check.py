@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Reads exported files with other projects' readers (psd-tools, Pillow, ImageMagick, Krita, and for OpenRaster Python's
-own zip and XML), and compares the result with the originals.
+"""Reads exported files with other projects' readers (psd-tools, python-pptx, Pillow, ImageMagick, Krita, LibreOffice,
+and for OpenRaster Python's own zip and XML), and compares the result with the originals.
 
     cargo test --test it export        # writes the files, target/tmp/export/
     tests/export/check.py [FOLDER]
@@ -41,7 +41,8 @@ if Path(sys.prefix) != READERS.resolve():
     with_readers()
 
 import numpy as np  # noqa: E402
-from PIL import Image, ImageCms  # noqa: E402
+from PIL import Image, ImageCms, JpegImagePlugin  # noqa: E402
+from pptx import Presentation  # noqa: E402
 from psd_tools import PSDImage  # noqa: E402
 from psd_tools.constants import Resource  # noqa: E402
 
@@ -173,6 +174,84 @@ def check_zip(path, layers):
             check_merged(f"{path.name}, composite.png", rgba(merged), layers)
 
 
+def check_pptx(path, layers):
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        for name in archive.namelist():
+            if name.endswith((".xml", ".rels")):
+                xml.fromstring(archive.read(name))
+    deck = Presentation(path)
+    (slide,) = deck.slides
+    height, width = layers[0]["pixels"].shape[:2]
+    unit = deck.slide_width / width
+    assert abs(deck.slide_height / height - unit) <= 1, (deck.slide_width, deck.slide_height)
+    assert all(914_400 <= side <= 56 * 914_400 for side in (deck.slide_width, deck.slide_height))
+    assert unit == 9525 or min(deck.slide_width, deck.slide_height) == 914_400
+    # Both list from the back to the front.
+    assert [shape.name for shape in slide.shapes] == [shown(layer["name"]) for layer in layers]
+    found = []
+    for shape, wanted in zip(slide.shapes, layers):
+        what = f"{path.name}, {wanted['name']!r}"
+        # Without the border in which alpha is below 8; an empty layer is one pixel.
+        seen = wanted["pixels"] * (wanted["pixels"][..., 3:] >= 8)
+        left, top, right, bottom = box = bounds(seen)
+        if box == (0, 0, 0, 0):
+            right = bottom = 1
+        offset = [shape.left, shape.top, shape.left + shape.width, shape.top + shape.height]
+        for got, pixels in zip(offset, (left, top, right, bottom)):
+            assert abs(got - pixels * unit) <= 1, f"{what}: {offset} is not {box}"
+        got = rgba(Image.open(io.BytesIO(shape.image.blob)))
+        if box != (0, 0, 0, 0):
+            same(what, got, wanted["pixels"][top:bottom, left:right])
+        properties = shape._element.nvPicPr.cNvPr
+        visible = properties.get("hidden") is None
+        assert visible == wanted["visible"], what
+        faint = shape._element.findall(".//{*}alphaModFix")
+        opacity = int(faint[0].get("amt")) / 100_000 if faint else 1
+        assert opacity == wanted["opacity"], what
+        pixels = np.zeros_like(wanted["pixels"])
+        pixels[top:bottom, left:right] = got
+        found.append({"pixels": pixels, "visible": visible, "opacity": opacity})
+    colour, alpha = composite(found)
+    expected_colour, expected_alpha = composite(layers)
+    furthest = max(np.abs(colour - expected_colour).max(), np.abs(alpha - expected_alpha).max())
+    assert furthest <= 7 / 255, f"{path.name}: the composite differs by {furthest * 255:.1f}"
+
+
+def check_webp(path, layers):
+    with Image.open(path) as picture:
+        assert picture.format == "WEBP"
+        check_profile(ImageCms.ImageCmsProfile(io.BytesIO(picture.info["icc_profile"])))
+        check_merged(path.name, rgba(picture), layers)
+
+
+def check_jpeg(path, layers):
+    with Image.open(path) as picture:
+        assert (picture.format, picture.mode) == ("JPEG", "RGB")
+        assert JpegImagePlugin.get_sampling(picture) == 0, "the colors have fewer pixels (not 4:4:4)"
+        check_profile(ImageCms.ImageCmsProfile(io.BytesIO(picture.info["icc_profile"])))
+        got = np.asarray(picture).astype(float)
+    colour, alpha = composite(layers)
+    furthest = np.abs(got - (colour + 1 - alpha) * 255).mean()
+    assert furthest < 4, f"{path.name}: a value differs by {furthest:.1f} on average"
+
+
+def libreoffice():
+    return shutil.which("soffice") or shutil.which("libreoffice")
+
+
+def check_with_libreoffice(program, path, layers):
+    """Draws the slide; the layers' edges are resampled."""
+    command = [program, "--headless", "--convert-to", "png", "--outdir", path.parent / "drawn", path]
+    subprocess.run(command, capture_output=True, check=True, timeout=300)
+    height, width = layers[0]["pixels"].shape[:2]
+    with Image.open(path.parent / "drawn" / "stack.png") as picture:
+        got = np.asarray(picture.convert("RGB").resize((width, height), Image.Resampling.BOX)).astype(float)
+    colour, alpha = composite(layers)
+    furthest = np.abs(got - (colour + 1 - alpha) * 255).mean()
+    assert furthest < 12, f"LibreOffice, {path.name}: a value differs by {furthest:.1f} on average"
+
+
 def imagemagick():
     for name in ("magick", "convert-im6.q16", "convert"):
         if shutil.which(name):
@@ -227,7 +306,7 @@ def main():
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else TARGET / "tmp" / "export"
     cases = sorted(path.parent for path in folder.glob("*/expected.json"))
     assert cases, f"no exports in {folder}; run `cargo test --test it export` first"
-    magick, painter = imagemagick(), krita()
+    magick, painter, office = imagemagick(), krita(), libreoffice()
     for case in cases:
         layers = json.loads((case / "expected.json").read_text())
         for layer in layers:
@@ -235,16 +314,23 @@ def main():
         check_psd(case / "stack.psd", layers)
         check_ora(case / "stack.ora", layers)
         check_zip(case / "stack.zip", layers)
+        check_pptx(case / "stack.pptx", layers)
+        check_webp(case / "stack.webp", layers)
+        check_jpeg(case / "stack.jpg", layers)
         if magick:
             check_with_imagemagick(magick, case / "stack.psd", layers)
         if painter and len(layers) > 1:
             check_with_krita(painter, case / "stack.ora", layers)
             check_with_krita(painter, case / "stack.psd", layers)
-        print(f"ok       export {case.name}: {len(layers)} layers, read back from psd, ora and zip")
+        if office and case.name == "ordinary":
+            check_with_libreoffice(office, case / "stack.pptx", layers)
+        print(f"ok       export {case.name}: {len(layers)} layers, read back from psd, ora, zip, pptx, webp and jpg")
     if not magick:
         print("SKIPPED: exports read by ImageMagick: it is not installed")
     if not painter:
         print("not opened with Krita, which is not on this machine")
+    if not office:
+        print("not opened with LibreOffice, which is not on this machine")
 
 
 main()

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Reads the exports that the tests wrote (cargo test --test it export) with other programs, and loads the datasets that
 # `acetate jobs export` wrote with the libraries that people use. Installs ImageMagick if that is
-# allowed; uses Krita if it is there.
+# allowed; uses Krita and LibreOffice if they are there.
 set -euo pipefail
 cd "$(dirname "$0")"
 

@@ -18,19 +18,19 @@ use image::{Rgba, RgbaImage};
 use qwen_image::image_processor::composite;
 use serde_json::{Value, json};
 
-fn write(stack: &Stack, format: ExportFormat) -> Result<Vec<u8>, ExportError> {
+pub fn write(stack: &Stack, format: ExportFormat) -> Result<Vec<u8>, ExportError> {
     // Wider than the default limit of pictures, to test the formats' own limits.
     let limits = DecodeLimits { max_width: 32_768, max_height: 32_768, ..DecodeLimits::default() };
-    Ok(stack.write(format, &limits, Cursor::new(Vec::new()))?.into_inner())
+    Ok(stack.write(format, &limits, Cursor::new(Vec::new()))?.out.into_inner())
 }
 
-fn sheet(name: &str, index: usize, picture: &RgbaImage) -> Sheet {
+pub fn sheet(name: &str, index: usize, picture: &RgbaImage) -> Sheet {
     let (file, png) = (format!("layer-{index:02}.png"), encode_png(picture).unwrap());
     Sheet { name: name.to_owned(), file, png, placement: None, opacity: 1.0, visible: true, groups: Vec::new() }
 }
 
 /// Reproducible noise in every channel, so that nothing compresses and every alpha occurs.
-fn noise(width: u32, height: u32, mut state: u32) -> RgbaImage {
+pub fn noise(width: u32, height: u32, mut state: u32) -> RgbaImage {
     RgbaImage::from_fn(width, height, |_, _| {
         Rgba([0; 4].map(|_: u8| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -40,14 +40,14 @@ fn noise(width: u32, height: u32, mut state: u32) -> RgbaImage {
 }
 
 /// A soft disc somewhere in the picture; its color is everywhere, as models leave it.
-fn disc(width: u32, height: u32, (x0, y0, radius): (f32, f32, f32), [r, g, b]: [u8; 3]) -> RgbaImage {
+pub fn disc(width: u32, height: u32, (x0, y0, radius): (f32, f32, f32), [r, g, b]: [u8; 3]) -> RgbaImage {
     RgbaImage::from_fn(width, height, |x, y| {
         let distance = ((x as f32 - x0).powi(2) + (y as f32 - y0).powi(2)).sqrt();
         Rgba([r, g, b, ((radius - distance) * 40.0).clamp(0.0, 255.0) as u8])
     })
 }
 
-fn stacks() -> Vec<(&'static str, Stack)> {
+pub fn stacks() -> Vec<(&'static str, Stack)> {
     let beside = vec![("layer-00.png".to_owned(), encode_png(&noise(70, 50, 1)).unwrap())];
     let (w, h) = (70, 50);
     let ordinary = vec![
@@ -110,7 +110,7 @@ fn stacks_for_other_programs() {
     }
 }
 
-fn entries(archive: &[u8]) -> Vec<(String, Vec<u8>)> {
+pub fn entries(archive: &[u8]) -> Vec<(String, Vec<u8>)> {
     let mut archive = zip::ZipArchive::new(Cursor::new(archive)).unwrap();
     let count = archive.len();
     let read = |index| {
@@ -146,7 +146,9 @@ fn trimmed_layers_are_written_at_their_place() {
     };
     let mut sheets: Vec<Sheet> = whole.sheets.iter().map(cut).collect();
     let small = Stack { sheets: sheets.clone(), beside: Vec::new() };
-    assert_eq!(write(&small, ExportFormat::Psd).unwrap(), write(&whole, ExportFormat::Psd).unwrap());
+    for format in [ExportFormat::Psd, ExportFormat::Pptx, ExportFormat::Webp, ExportFormat::Jpeg] {
+        assert!(write(&small, format).unwrap() == write(&whole, format).unwrap(), "{format}");
+    }
     let [small, whole] = [&small, &whole].map(|stack| entries(&write(stack, ExportFormat::Ora).unwrap()));
     let file = |files: &[(String, Vec<u8>)], name: &str| {
         let found = files.iter().find(|(there, _)| there == name);
@@ -258,7 +260,13 @@ fn stacks_that_cannot_be_written() {
         said(wide.clone(), ExportFormat::Psd),
         "format: the stack has 30001x1 pixels; a PSD has at most 30000 per side; export it as ora or zip"
     );
-    assert!(write(&Stack { sheets: wide, beside: Vec::new() }, ExportFormat::Ora).is_ok());
+    assert_eq!(
+        said(wide.clone(), ExportFormat::Webp),
+        "format: the stack has 30001x1 pixels; a WebP has at most 16383 per side; export it as ora or zip"
+    );
+    for format in [ExportFormat::Ora, ExportFormat::Pptx, ExportFormat::Jpeg] {
+        assert!(write(&Stack { sheets: wide.clone(), beside: Vec::new() }, format).is_ok(), "{format}");
+    }
 }
 
 #[test]
@@ -274,7 +282,7 @@ fn a_writer_that_takes_no_more() {
 const ID: &str = "018f2b6e-7c1d-7a44-9f10-6a3d5b8c9e21";
 
 /// A place with a finished decompose in `out`, and the same as a job.
-fn decomposed() -> TestDir {
+pub fn decomposed() -> TestDir {
     let place = TestDir::new();
     place.picture("in.png", [200, 30, 90, 255]);
     let model = checkpoint("layered");
@@ -335,7 +343,11 @@ fn exports_that_cannot_be() {
         assert!(ran.stderr.contains(wanted) && ran.stdout.is_empty(), "{args:?} said: {}", ran.stderr);
         assert_eq!(names(place.folder.path()), before, "{args:?} left something");
     };
-    refused(&["out", "--out", "x.tiff"], 2, "--out: `x.tiff` does not end in .zip, .ora or .psd; give --format");
+    refused(
+        &["out", "--out", "x.tiff"],
+        2,
+        "--out: `x.tiff` does not end in .zip, .ora, .psd, .pptx, .webp or .jpg; give --format",
+    );
     refused(&["out", "--out", "x", "--format", "tiff"], 2, "`tiff` is not an export format");
     refused(&["nowhere", "--out", "x.zip"], 2, "there is no folder `nowhere`, and it is not a job: an id (a UUID)");
     refused(&["in.png", "--out", "x.zip"], 2, "in.png is a file; give the folder of a result");

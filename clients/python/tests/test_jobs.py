@@ -268,6 +268,13 @@ def test_exports_are_files_for_other_programs(client: Client, layers: Layers, tm
     assert job.export("psd", tmp_path / "a.psd").read_bytes()[:4] == b"8BPS"
     assert "mergedimage.png" in zipfile.ZipFile(job.export("ora", tmp_path / "a.ora")).namelist()
     assert "layer-00.png" in zipfile.ZipFile(job.export("zip", tmp_path / "a.zip")).namelist()
+    assert "ppt/slides/slide1.xml" in zipfile.ZipFile(job.export("pptx", tmp_path / "a.pptx")).namelist()
+    for path, kind in (
+        (job.export("webp", tmp_path / "a.webp"), "WEBP"),
+        (job.export("jpg", tmp_path / "a.jpg"), "JPEG"),
+    ):
+        with Image.open(path) as whole:
+            assert (whole.format, whole.size) == (kind, layers[1].image.size)
     sheets: list[Picture | Sheet] = [layers[1], Sheet(layers[3], name="Sky", opacity=0.5, visible=False)]
     stack = client.export(sheets, "ora", tmp_path / "b.ora")
     xml = zipfile.ZipFile(stack).read("stack.xml").decode()
@@ -275,7 +282,8 @@ def test_exports_are_files_for_other_programs(client: Client, layers: Layers, tm
     assert "0.5" in xml
     with pytest.raises(ValueError, match="not on the server"):
         client.export([Picture.from_image(layers[1].image)], "ora", tmp_path / "c.ora")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ora", "a.psd", "a.zip", "b.ora"]
+    names = ["a.jpg", "a.ora", "a.pptx", "a.psd", "a.webp", "a.zip", "b.ora"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 def test_a_token_is_sent_and_only_as_a_header(tmp_path: Path, picture: Image.Image) -> None:

@@ -35,8 +35,9 @@ pub struct DecomposeArgs {
     images: Vec<String>,
     #[command(flatten)]
     pub job: JobFlags,
-    /// Also write the layers of each picture as one file: zip, ora (OpenRaster: Krita) or psd (Photoshop, GIMP). Each
-    /// picture then gets a folder of its own in --out
+    /// Also write the layers of each picture as one file: zip, ora (OpenRaster: Krita), psd (Photoshop, GIMP) or pptx
+    /// (PowerPoint); or their composite: webp or jpg (on white where it is transparent). Each picture then gets a
+    /// folder of its own in --out
     #[arg(long, value_name = "FORMAT")]
     export: Option<ExportFormat>,
     #[command(flatten)]

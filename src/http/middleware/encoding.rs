@@ -22,6 +22,7 @@ pub fn compression() -> CompressionLayer<impl Predicate> {
     let worth_it = SizeAbove::new(WORTH_IT)
         .and(NotForContentType::const_new("image/"))
         .and(NotForContentType::const_new("application/zip"))
+        .and(NotForContentType::const_new("application/vnd.openxmlformats"))
         .and(NotForContentType::SSE);
     CompressionLayer::new().gzip(true).compress_when(worth_it)
 }

@@ -7,10 +7,15 @@ pub enum ExportFormat {
     Zip,
     Ora,
     Psd,
+    Pptx,
+    /// The composite alone, lossless.
+    Webp,
+    /// The composite alone, on white where it is transparent.
+    Jpeg,
 }
 
 impl ExportFormat {
-    pub const ALL: [Self; 3] = [Self::Zip, Self::Ora, Self::Psd];
+    pub const ALL: [Self; 6] = [Self::Zip, Self::Ora, Self::Psd, Self::Pptx, Self::Webp, Self::Jpeg];
 
     /// The name, which is also the file extension.
     pub fn as_str(self) -> &'static str {
@@ -18,6 +23,9 @@ impl ExportFormat {
             Self::Zip => "zip",
             Self::Ora => "ora",
             Self::Psd => "psd",
+            Self::Pptx => "pptx",
+            Self::Webp => "webp",
+            Self::Jpeg => "jpg",
         }
     }
 
@@ -26,6 +34,9 @@ impl ExportFormat {
             Self::Zip => "application/zip",
             Self::Ora => "image/openraster",
             Self::Psd => "image/vnd.adobe.photoshop",
+            Self::Pptx => "application/vnd.openxmlformats-officedocument.presentationml.presentation",
+            Self::Webp => "image/webp",
+            Self::Jpeg => "image/jpeg",
         }
     }
 
@@ -45,9 +56,9 @@ impl FromStr for ExportFormat {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|format| format.as_str() == text)
-            .ok_or_else(|| format!("`{text}` is not an export format; the formats are zip, ora and psd"))
+        let name = if text == "jpeg" { "jpg" } else { text };
+        Self::ALL.into_iter().find(|format| format.as_str() == name).ok_or_else(|| {
+            format!("`{text}` is not an export format; the formats are zip, ora, psd, pptx, webp and jpg")
+        })
     }
 }

@@ -45,6 +45,10 @@ impl Merged {
         self.whole.dimensions()
     }
 
+    pub fn is_opaque(&self) -> bool {
+        self.whole.pixels().all(|pixel| pixel.0[3] == 255)
+    }
+
     /// A layer's file as stored, without opacity. It is decoded again.
     pub fn layer(&self, sheet: &Sheet) -> Result<RgbaImage, JobError> {
         Ok(decode(&sheet.file, &sheet.png, &self.limits)?.pixels)

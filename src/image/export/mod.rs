@@ -1,4 +1,5 @@
-//! Exports a stack of layers as one file: ZIP, OpenRaster (Krita) or PSD (Photoshop, GIMP).
+//! Exports a stack of layers as one file: ZIP, OpenRaster (Krita), PSD (Photoshop, GIMP) or PPTX (PowerPoint); or its
+//! composite as one picture: WebP or JPEG.
 //!
 //! The contents of the file:
 //! - Every layer of the result, with its name, position, opacity and visibility.
@@ -14,6 +15,8 @@ mod format;
 mod merged;
 mod ora;
 mod packbits;
+mod picture;
+mod pptx;
 mod psd;
 mod result;
 mod srgb;
@@ -108,6 +111,26 @@ fn plain(name: &str) -> String {
     name.chars().map(plain).collect()
 }
 
+/// Escapes text for an attribute of XML.
+fn attribute(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// The format cannot contain the stack.
+fn too_large(what: &str) -> ExportError {
+    JobError::invalid("format", format!("the stack has {what}; export it as ora or zip")).into()
+}
+
 /// Layers of one canvas, back to front, and the other files for a ZIP.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Stack {
@@ -126,6 +149,18 @@ pub enum ExportError {
     #[error(transparent)]
     Write(#[from] io::Error),
 }
+
+/// A stack as one file.
+#[derive(Debug)]
+pub struct Exported<W> {
+    /// The flushed writer.
+    pub out: W,
+    /// What the format could not keep.
+    pub note: Option<&'static str>,
+}
+
+/// The note of a JPEG.
+const ON_WHITE: &str = "JPEG has no transparency: the transparent parts of the picture are on white";
 
 impl Stack {
     /// Puts the layers of another stack, of the same canvas, in the place of a layer, as a group with its name. The
@@ -148,7 +183,7 @@ impl Stack {
         self.beside.push((file, png));
     }
 
-    /// Writes the stack and returns the flushed writer. Use a buffer if small writes are slow.
+    /// Writes the stack. Use a buffer if small writes are slow.
     ///
     /// The same stack gives the same bytes, because they contain no time stamp.
     ///
@@ -160,14 +195,18 @@ impl Stack {
         format: ExportFormat,
         limits: &DecodeLimits,
         out: W,
-    ) -> Result<W, ExportError> {
+    ) -> Result<Exported<W>, ExportError> {
         let merged = Merged::of(&self.sheets, limits)?;
+        let note = (format == ExportFormat::Jpeg && !merged.is_opaque()).then_some(ON_WHITE);
         let mut out = match format {
             ExportFormat::Zip => zip::write(self, &merged, out),
             ExportFormat::Ora => ora::write(self, &merged, out),
             ExportFormat::Psd => psd::write(self, &merged, out),
+            ExportFormat::Pptx => pptx::write(self, &merged, out),
+            ExportFormat::Webp => picture::webp(&merged, out),
+            ExportFormat::Jpeg => picture::jpeg(&merged, out),
         }?;
         out.flush()?;
-        Ok(out)
+        Ok(Exported { out, note })
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use ::image::RgbaImage;
 
-use super::{ExportError, Merged, Stack, StackStep, steps, zip::Archive};
+use super::{ExportError, Merged, Stack, StackStep, attribute, steps, zip::Archive};
 use qwen_image::image_processor::lanczos;
 
 use crate::image::{encode_png, is_plain};
@@ -82,21 +82,6 @@ fn description(stack: &Stack, (width, height): (u32, u32)) -> String {
 
 fn source(index: usize) -> String {
     format!("data/layer-{:02}.png", index + 1)
-}
-
-/// Escapes text for an attribute.
-fn attribute(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            c => out.push(c),
-        }
-    }
-    out
 }
 
 fn thumbnail(whole: &RgbaImage) -> RgbaImage {

@@ -8,10 +8,10 @@ use std::io::{Seek, SeekFrom, Write};
 
 use ::image::RgbaImage;
 
-use super::{ExportError, Merged, Sheet, Stack, StackStep, merged::VisibleRect, packbits::pack, srgb, steps};
+use super::{
+    ExportError, Merged, Sheet, Stack, StackStep, merged::VisibleRect, packbits::pack, srgb, steps, too_large,
+};
 use qwen_image::image_processor::on_white;
-
-use crate::job::JobError;
 
 /// The maximum side in pixels; larger pictures need a different version of the format (PSB).
 const LONGEST_SIDE: u32 = 30_000;
@@ -35,7 +35,7 @@ pub(super) fn write<W: Write + Seek>(stack: &Stack, merged: &Merged, out: W) -> 
     if width > LONGEST_SIDE || height > LONGEST_SIDE {
         return Err(too_large(&format!("{width}x{height} pixels; a PSD has at most {LONGEST_SIDE} per side")));
     }
-    let opaque = merged.whole.pixels().all(|pixel| pixel.0[3] == 255);
+    let opaque = merged.is_opaque();
     let mut file = Writer { out };
     file.header(width, height, if opaque { 3 } else { 4 })?;
     file.u32(0)?; // the palette, which RGB pictures do not have
@@ -285,8 +285,4 @@ fn utf16(text: &str) -> Vec<u8> {
 fn length(bytes: usize) -> Result<u32, ExportError> {
     // Photoshop opens PSD files of up to 2 GiB.
     u32::try_from(bytes).ok().filter(|length| *length < 1 << 31).ok_or_else(|| too_large("2 GiB of pixels or more"))
-}
-
-fn too_large(what: &str) -> ExportError {
-    JobError::invalid("format", format!("the stack has {what}; export it as ora or zip")).into()
 }

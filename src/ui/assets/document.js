@@ -177,8 +177,11 @@ function downloads(job, sheets, canvas) {
     h('div.menu-items', {},
       item('Photoshop', 'layers, .psd', whole('psd')),
       item('OpenRaster', 'layers for Krita, .ora', whole('ora')),
+      item('PowerPoint', 'layers on one slide, .pptx', whole('pptx')),
       item('ZIP', 'layers as PNG files', whole('zip')),
       item('Picture', 'the visible layers as one .png', async () => download(await canvas.png(), `${name}.png`)),
+      item('WebP', 'the same, lossless, as .webp', whole('webp')),
+      item('JPEG', 'the same, on white, as .jpg', whole('jpg')),
       layers));
   const leave = (event) => {
     if (event.type === 'keydown' ? event.key === 'Escape' : !menu.contains(event.relatedTarget)) menu.open = false;

@@ -47,12 +47,16 @@ fn a_download_goes_on_where_it_broke() {
     let id = server
         .submit(&[("kind", "decompose"), ("layers", "2"), ("steps", "1"), ("prompt", "x")], &picture(64, 64, [9; 4]));
     server.succeeded(&id);
-    for path in ["files/manifest.json", "files/layer-00.png", "layers/1.png", "export.zip", "export.ora", "export.psd"]
-    {
+    let exports = ["export.zip", "export.ora", "export.psd", "export.pptx", "export.webp", "export.jpg"];
+    for path in ["files/manifest.json", "files/layer-00.png", "layers/1.png"].into_iter().chain(exports) {
         let url = server.url(&format!("/v1/jobs/{id}/{path}"));
         let whole = send("GET", &url, &[], &[]).ok(200);
         let (tag, length) = (whole.header("etag").to_owned(), whole.body.len());
         assert_eq!(whole.header("accept-ranges"), "bytes", "{path}");
+        if path.starts_with("export") {
+            let zipped = send("GET", &url, &[("accept-encoding", "gzip")], &[]).ok(200);
+            assert_eq!((zipped.header("content-encoding"), zipped.header("etag")), ("", tag.as_str()), "{path}");
+        }
         let first = send("GET", &url, &[("range", "bytes=0-99")], &[]).ok(206);
         assert_eq!(first.header("content-range"), format!("bytes 0-99/{length}"), "{path}");
         let rest = send("GET", &url, &[("range", "bytes=100-"), ("if-range", &tag)], &[]).ok(206);

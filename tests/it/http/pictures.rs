@@ -55,6 +55,14 @@ fn a_result_is_taken_away_in_every_form() {
     assert_eq!(bytes, layer.body);
     assert!(at("export.ora").ok(200).body.windows(16).any(|part| part == b"image/openraster"));
     assert_eq!(&at("export.psd").ok(200).body[..4], b"8BPS");
+    let slide = at("export.pptx").ok(200);
+    assert!(slide.header("content-type").ends_with("presentationml.presentation"));
+    assert!(zip::ZipArchive::new(Cursor::new(slide.body)).unwrap().by_name("ppt/media/image1.png").is_ok());
+    for (file, kind) in [("export.webp", "image/webp"), ("export.jpg", "image/jpeg")] {
+        let whole = at(file).ok(200);
+        assert_eq!(whole.header("content-type"), kind);
+        assert_eq!(pixels(&whole.body).dimensions(), pixels(&layer.body).dimensions(), "{file}");
+    }
 
     // A stack as arranged in the web UI: pictures of two jobs, one of them faint.
     let edited = server.post("/v1/jobs", &edit(json!({"job": id, "layer": 2}))).ok(202).json()["id"]
@@ -62,10 +70,16 @@ fn a_result_is_taken_away_in_every_form() {
         .unwrap()
         .to_owned();
     server.succeeded(&edited);
-    let body = json!({"format": "ora", "layers": [
+    let mut body = json!({"format": "ora", "layers": [
         {"job": id, "file": "layer-01.png", "name": "Sky", "opacity": 0.5},
         {"job": edited, "file": "edited.png", "name": "Boat", "visible": false}]});
     let stack = post(&server.url("/v1/export"), &body).ok(200);
+    for (format, start) in [("pptx", b"PK\x03\x04"), ("webp", b"RIFF"), ("jpg", b"\xff\xd8\xff\xe0")] {
+        body["format"] = format.into();
+        let made = post(&server.url("/v1/export"), &body).ok(200);
+        assert_eq!(&made.body[..4], start, "{format}");
+        assert_eq!(made.header("content-disposition"), format!("attachment; filename=\"acetate.{format}\""));
+    }
     let mut archive = zip::ZipArchive::new(Cursor::new(stack.body)).unwrap();
     let mut text = String::new();
     archive.by_name("stack.xml").unwrap().read_to_string(&mut text).unwrap();

@@ -15,7 +15,7 @@ OutputSize = Literal["source", "model"]
 AlphaMode = Literal["keep", "grow"]
 LayerCount: TypeAlias = "int | Literal['auto']"
 KeepRest = Literal["off", "auto"]
-ExportFormat = Literal["zip", "ora", "psd"]
+ExportFormat = Literal["zip", "ora", "psd", "pptx", "webp", "jpg"]
 
 ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 

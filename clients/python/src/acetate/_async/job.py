@@ -176,7 +176,8 @@ class AsyncJob:
         """Downloads all layers as one file, and returns its path.
 
         Args:
-            format: `psd` for Photoshop and GIMP, `ora` for Krita, or `zip`.
+            format: `psd` for Photoshop and GIMP, `ora` for Krita, `pptx` for PowerPoint, or `zip`; `webp` (lossless) or
+                `jpg` (on white where it is transparent) for the composite.
             to: the file to write; `acetate-ID.FORMAT` in the working directory if left out.
         """
         path = Path(to if to is not None else f"acetate-{self.id}.{format}")

@@ -202,7 +202,8 @@ class Service:
 
         Args:
             layers: the layers, back to front: pictures of results, or `Sheet`s with names, opacity and visibility.
-            format: `psd` for Photoshop and GIMP, `ora` for Krita, or `zip`.
+            format: `psd` for Photoshop and GIMP, `ora` for Krita, `pptx` for PowerPoint, or `zip`; `webp` (lossless) or
+                `jpg` (on white where it is transparent) for the composite.
             to: the file to write.
 
         Raises:

@@ -144,7 +144,7 @@ pub fn input_name(url: &str) -> String {
 fn read_file(path: &Path, cap: u64) -> Result<Vec<u8>, JobError> {
     let name = path.display().to_string();
     let failed = |error: std::io::Error| input_error(&name, error);
-    // DatabaseRemarks before opening, because opening a pipe would wait for a writer.
+    // Checked before opening, because opening a pipe would wait for a writer.
     let metadata = fs::metadata(path).map_err(failed)?;
     if !metadata.is_file() {
         return Err(JobError::InvalidImage { input: name, reason: "is not a file; give a picture".to_owned() });

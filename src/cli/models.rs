@@ -56,9 +56,9 @@ enum ModelsCommand {
     /// names and shapes of the transformer's tensors and the main shapes of the others are compared with the
     /// configuration.
     ///
-    /// For a file (.gguf or .safetensors), it reads the header: the kind of model, whether all of its tensors are there,
-    /// their types, the checkpoint that it belongs to, and the memory that its weights need. A LoRA is read as a run
-    /// reads it.
+    /// For a file (.gguf or .safetensors), it reads the header: the kind of model, whether all of its tensors are
+    /// there, their types, the checkpoint that it belongs to, and the memory that its weights need. A LoRA is read as a
+    /// run reads it.
     #[command(after_help = "Example:\n  acetate models check models/layered-nano")]
     Check {
         /// The folder that contains model_index.json, or a file with weights

@@ -140,7 +140,8 @@ impl Preparation<'_> {
     }
 }
 
-/// The error of a parameter that is a text, with what to do if its column is about something else. `texts`: such columns.
+/// The error of a parameter that is a text, with what to do if its column is about something else. `texts`: such
+/// columns.
 fn with_remedy(error: JobError, texts: &[String]) -> JobError {
     let JobError::InvalidRequest { field, reason } = error else { return error };
     let name = field.strip_prefix("params.").unwrap_or(&field);

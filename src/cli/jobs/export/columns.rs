@@ -82,7 +82,8 @@ impl ResultColumns {
         Ok(columns)
     }
 
-    /// The same columns for JSON, where readers take no whole numbers above those of 64 bits with a sign: they are texts.
+    /// The same columns for JSON, where readers take no whole numbers above those of 64 bits with a sign: they are
+    /// texts.
     pub fn for_json(mut self) -> Self {
         for column in self.foreign.iter_mut().filter(|column| column.kind == ColumnType::Unsigned) {
             column.kind = ColumnType::Mixed;

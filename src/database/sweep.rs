@@ -92,7 +92,7 @@ impl JobStore {
         id: CancelId,
         mut go_on: impl FnMut(u64) -> bool,
     ) -> Result<u64, JobError> {
-        let mut cancelled = 0;
+        let (mut cancelled, mut in_vain) = (0, 0);
         for _ in 0..MOST_LOOKS {
             // Before the queued ones: a running job that was asked to stop is not returned to the queue.
             let asked = self.cancel_running(batch, id).await?;
@@ -110,7 +110,9 @@ impl JobStore {
                 }
             }
             cancelled += found;
-            if found == 0 || !more {
+            // A worker may take a queued job between both looks: then it is neither, and the next look finds it.
+            in_vain = if found == 0 { in_vain + 1 } else { 0 };
+            if in_vain == 2 || !more {
                 break;
             }
         }

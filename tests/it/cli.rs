@@ -407,7 +407,7 @@ fn a_folder_without_a_model_and_a_model_that_no_run_would_take() {
     for (name, said) in [
         ("bad", "error: model bad: the folder has no model_index.json; give the folder of a whole checkpoint"),
         ("file", "error: model file: is neither safetensors nor GGUF: it has fewer than 4 bytes"),
-        ("nowhere", "error: model nowhere: not found"),
+        ("nowhere", "error: model nowhere: there is no such file or folder; `acetate models pull ID`"),
     ] {
         let ran = place.run(&["models", "check", name]);
         assert_eq!(ran.code, Some(2));

@@ -23,6 +23,7 @@ on_both!(
     the_age_of_a_job_is_by_the_databases_clock,
     pages_of_old_jobs_pass_by_those_that_stay,
     a_job_that_goes_back_to_the_queue_during_a_cancel_is_cancelled_too,
+    a_job_that_a_worker_takes_during_a_cancel_is_cancelled_too,
     a_cancelled_batch_ends_the_jobs_of_dead_workers,
     a_cancel_that_is_stopped_is_continued,
     cancelled_jobs_take_their_unsent_dispatches_along,
@@ -232,6 +233,24 @@ async fn a_job_that_goes_back_to_the_queue_during_a_cancel_is_cancelled_too(data
     });
     assert_eq!(cancelled.await.unwrap(), 1500);
     assert_eq!(job_store.count().await.unwrap(), [(JobState::Cancelled, 1500)]);
+}
+
+async fn a_job_that_a_worker_takes_during_a_cancel_is_cancelled_too(database: Database) {
+    let job_store = database.service().await;
+    let name = batch("taken");
+    let id = submitted_batch(&job_store, &name, 1).await[0];
+    let mut looks = 0;
+    let cancelled = job_store.cancel_batch_in_steps(&name, CancelId::new(), |_| {
+        looks += 1;
+        // After the look at the running jobs, and before that at the queued ones.
+        if looks == 1 {
+            let take = take(&job_store, id, "one", LEASE);
+            tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(take)).fence();
+        }
+        true
+    });
+    assert_eq!(cancelled.await.unwrap(), 1);
+    assert!(row(&job_store, id).await.cancel_requested);
 }
 
 async fn a_cancelled_batch_ends_the_jobs_of_dead_workers(database: Database) {

@@ -144,9 +144,7 @@ test('an equal picture takes the result of the first, if that is wanted', async 
   assert.equal(second.reused_from, first.id);
   assert.match(await split('', 'true'), /needs a seed/);
   await on(server.url, async (page) => {
-    const row = page.locator(`.jobs a[href="#/jobs/${second.id}"]`);
-    await row.waitFor();
-    assert.match(await row.innerText(), /Decompose, reused/);
+    await page.locator(`.jobs a[href="#/jobs/${second.id}"]`, { hasText: 'Decompose, reused' }).waitFor();
   });
 });
 

@@ -122,7 +122,10 @@ fn in_shape(row: Fields) -> Result<Fields, JobError> {
     let mut message = Fields::new();
     for (name, value) in row {
         match name.as_str() {
-            "input" if value.is_string() => put_inside(&mut message, "input", "image", value)?,
+            // A text, or the layer of a job that one has named.
+            "input" if value.is_string() || value.get("job").is_some() => {
+                put_inside(&mut message, "input", "image", value)?
+            }
             "input" | "image" if value.is_array() => put_inside(&mut message, "input", "images", value)?,
             "images" if !value.is_array() => put_inside(&mut message, "input", "image", value)?,
             "version" | "id" | "kind" | "priority" | "input" => drop(message.insert(name, value)),

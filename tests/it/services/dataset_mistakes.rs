@@ -150,5 +150,5 @@ async fn columns_with_the_names_of_parameters_are_told() {
         assert_eq!(ran.code, Some(0), "{ran:?}");
     }
     let ran = run(format!("image,layers\n{good},99\n"), &[]).await;
-    assert!(ran.stderr.contains("params.layers: 99 is not between 0 and 10\n"), "{ran:?}");
+    assert!(ran.stderr.contains("99 is not between 0 and 10; most checkpoints make 2 and more\n"), "{ran:?}");
 }

@@ -362,8 +362,8 @@ impl<'a> BulkPass<'a> {
             return Err(self.after(&format!("{place}: "), error));
         }
         let is_without_output = matches!(error, JobError::InvalidRequest { reason, .. } if reason == NO_OUTPUT);
-        if is_without_output && !self.plan.skip_invalid {
-            // The command is wrong, not the row; all others would be refused for it, too.
+        if is_without_output && self.report.rows == 1 && !self.plan.skip_invalid {
+            // The command is wrong, not the row; the others would be refused for it, too.
             return Err(self.after(&format!("{place}: "), error));
         }
         if self.plan.skip_invalid {

@@ -124,7 +124,7 @@ fn in_shape(row: Fields) -> Result<Fields, JobError> {
         match name.as_str() {
             // A text, or the layer of a job that one has named.
             "input" if value.is_string() || value.get("job").is_some() => {
-                put_inside(&mut message, "input", "image", value)?
+                put_inside(&mut message, "input", "image", value)?;
             }
             "input" | "image" if value.is_array() => put_inside(&mut message, "input", "images", value)?,
             "images" if !value.is_array() => put_inside(&mut message, "input", "image", value)?,

@@ -183,6 +183,8 @@ fn counted(number: u64, what: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
     use crate::cli::dataset::reading::collect;
 
@@ -241,9 +243,11 @@ mod tests {
                 let text = format!("{before}{text}");
                 let found = rows(text.replace('\n', end).as_bytes()).unwrap();
                 assert_eq!(found.len(), 5000 - 714);
+                let names = text.lines().map(|line| line.split(',').next().unwrap());
+                let lines: HashMap<&str, usize> = names.zip(1..).collect();
                 for (place, fields) in found {
                     let name = fields.unwrap()["image"].as_str().unwrap().to_owned();
-                    let line = 1 + text.lines().position(|line| line.split(',').next() == Some(&name)).unwrap();
+                    let line = lines[name.as_str()];
                     assert!(place.starts_with(&format!("m.csv:{line} (")), "{end:?} {before:?} {name}: {place} {line}");
                 }
             }
